@@ -1,0 +1,151 @@
+"""A job: one unit of inference, the same noun from HTTP request to ledger row.
+
+    queued ──> running ──> succeeded | failed | cancelled | expired
+      │  ^        │
+      │  └────────┘ reclaimed, retried later, handed back
+      └──> cancelled | expired | failed (dead-lettered)
+
+The scripts in shared/queue/scripts are the only writers of `state`; they follow
+TRANSITIONS, and a state machine test compares the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Final
+
+import orjson
+
+from shared.ids import AccountId, ApiKeyId, JobId, RequestId
+
+ENVELOPE_VERSION: Final = 1
+
+
+class JobState(StrEnum):
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+
+
+TRANSITIONS: Final[Mapping[JobState, frozenset[JobState]]] = {
+    JobState.QUEUED: frozenset({JobState.RUNNING, JobState.CANCELLED, JobState.EXPIRED, JobState.FAILED}),
+    JobState.RUNNING: frozenset(
+        # RUNNING to RUNNING: reclaimed from a worker that stopped renewing its lease.
+        {
+            JobState.RUNNING,
+            JobState.QUEUED,
+            JobState.SUCCEEDED,
+            JobState.FAILED,
+            JobState.CANCELLED,
+            JobState.EXPIRED,
+        }
+    ),
+    JobState.SUCCEEDED: frozenset(),
+    JobState.FAILED: frozenset(),
+    JobState.CANCELLED: frozenset(),
+    JobState.EXPIRED: frozenset(),
+}
+TERMINAL: Final = frozenset(state for state, onward in TRANSITIONS.items() if not onward)
+
+
+class JobKind(StrEnum):
+    CHAT = "chat"
+
+
+class Lane(StrEnum):
+    INTERACTIVE = "interactive"
+    STANDARD = "standard"
+    BATCH = "batch"
+
+
+class Surface(StrEnum):
+    """The dialect the caller spoke; the ledger and the replay need it, the worker does not."""
+
+    OPENAI = "openai"
+    UNIFIED = "unified"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a job may run. `credential` is an id, never the secret; only workers resolve it."""
+
+    provider: str
+    model: str
+    credential: str = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The envelope that travels through the queue.
+
+    `body`: canonical OpenAI chat-completions JSON, gateway-only fields already gone,
+    `model` set to that of `plan[0]`. It is opaque bytes to the queue.
+    `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
+    """
+
+    id: JobId
+    kind: JobKind
+    lane: Lane
+    surface: Surface
+    account: AccountId
+    api_key: ApiKeyId
+    request_id: RequestId
+    plan: tuple[Target, ...]
+    stream: bool
+    include_usage: bool
+    budget_ms: int
+    body: bytes
+
+    @property
+    def target(self) -> Target:
+        return self.plan[0]
+
+    def header(self) -> bytes:
+        """Everything but the body, as JSON: what the worker and the ledger read."""
+        return orjson.dumps(
+            {
+                "v": ENVELOPE_VERSION,
+                "id": self.id,
+                "kind": self.kind,
+                "lane": self.lane,
+                "surface": self.surface,
+                "account": self.account,
+                "key": self.api_key,
+                "req": self.request_id,
+                "plan": [(t.provider, t.model, t.credential) for t in self.plan],
+                "stream": self.stream,
+                "usage": self.include_usage,
+                "budget": self.budget_ms,
+            }
+        )
+
+    @classmethod
+    def from_wire(cls, header: bytes, body: bytes) -> Job:
+        """Raises UnknownEnvelope when another version of Headrace wrote it."""
+        fields: dict[str, Any] = orjson.loads(header)
+        if fields.get("v") != ENVELOPE_VERSION:
+            raise UnknownEnvelope(fields.get("v"))
+        return cls(
+            id=JobId(fields["id"]),
+            kind=JobKind(fields["kind"]),
+            lane=Lane(fields["lane"]),
+            surface=Surface(fields["surface"]),
+            account=AccountId(fields["account"]),
+            api_key=ApiKeyId(fields["key"]),
+            request_id=RequestId(fields["req"]),
+            plan=tuple(Target(*target) for target in fields["plan"]),
+            stream=fields["stream"],
+            include_usage=fields["usage"],
+            budget_ms=fields["budget"],
+            body=body,
+        )
+
+
+class UnknownEnvelope(Exception):
+    def __init__(self, version: object) -> None:
+        super().__init__(f"job envelope version {version!r} is not {ENVELOPE_VERSION}")

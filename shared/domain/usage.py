@@ -1,0 +1,100 @@
+"""What a job consumed and how it ended: the facts the ledger settles."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any, Self
+
+import orjson
+
+
+class Outcome(StrEnum):
+    """How a job ended, a closed set: metric label and ledger column."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    EXPIRED = "expired"
+    DEAD = "dead"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens as the provider counted them, or our estimate when it did not say."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    estimated: bool = False
+
+    @property
+    def total_tokens(self) -> int:
+        return self.prompt_tokens + self.completion_tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The last word on a job, written once by the script that ends it.
+
+    Times in milliseconds: `queue_ms` from enqueue to begin, `provider_ms` the provider
+    call, `ttft_ms` to its first token. `error` is an error code, never a message.
+    """
+
+    outcome: Outcome
+    provider: str
+    model: str
+    usage: Usage = Usage()
+    cost_micro_usd: int = 0
+    queue_ms: int = 0
+    provider_ms: int = 0
+    ttft_ms: int | None = None
+    attempts: int = 0
+    deliveries: int = 0
+    error: str | None = None
+
+    def to_wire(self) -> bytes:
+        usage = self.usage
+        return orjson.dumps(
+            {
+                "outcome": self.outcome,
+                "provider": self.provider,
+                "model": self.model,
+                "in": usage.prompt_tokens,
+                "out": usage.completion_tokens,
+                "cached": usage.cached_tokens,
+                "reasoning": usage.reasoning_tokens,
+                "estimated": usage.estimated,
+                "cost": self.cost_micro_usd,
+                "queue_ms": self.queue_ms,
+                "provider_ms": self.provider_ms,
+                "ttft_ms": self.ttft_ms,
+                "attempts": self.attempts,
+                "deliveries": self.deliveries,
+                "error": self.error,
+            }
+        )
+
+    @classmethod
+    def from_wire(cls, wire: bytes) -> Self:
+        fields: dict[str, Any] = orjson.loads(wire)
+        return cls(
+            outcome=Outcome(fields["outcome"]),
+            provider=fields["provider"],
+            model=fields["model"],
+            usage=Usage(
+                prompt_tokens=fields["in"],
+                completion_tokens=fields["out"],
+                cached_tokens=fields["cached"],
+                reasoning_tokens=fields["reasoning"],
+                estimated=fields["estimated"],
+            ),
+            cost_micro_usd=fields["cost"],
+            queue_ms=fields["queue_ms"],
+            provider_ms=fields["provider_ms"],
+            ttft_ms=fields["ttft_ms"],
+            attempts=fields["attempts"],
+            deliveries=fields["deliveries"],
+            error=fields["error"],
+        )

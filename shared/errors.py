@@ -1,0 +1,212 @@
+"""Every way a request can fail, as one tree.
+
+    BrokerError                       code on the unified surface        status
+    ├── InvalidRequest                validation_error                   400, 422
+    │   ├── InvalidJson               validation_error / invalid_json    400
+    │   ├── TooComplex                validation_error / too_complex     400
+    │   └── UnsupportedContent        validation_error                   415
+    ├── PayloadTooLarge               payload_too_large                  413
+    ├── HeadersTooLarge               validation_error                   431
+    ├── AuthenticationFailed          authentication_error               401
+    ├── NotAuthorized                 authorization_error                403
+    ├── NotFound                      not_found_error                    404
+    │   └── ModelNotFound             not_found_error / model_not_found  404
+    ├── MethodNotAllowed              validation_error                   405
+    ├── Conflict                      conflict_error                     409
+    │   └── IdempotencyMismatch       conflict_error                     422
+    ├── Overloaded                    overloaded_error                   503
+    │   ├── QueueFull                 overloaded_error / queue_full      503
+    │   ├── QueueUnavailable          overloaded_error                   503
+    │   └── JobLost                   overloaded_error / job_lost        503
+    ├── DeadlineExceeded              timeout_error                      504
+    ├── JobCancelled                  conflict_error / job_cancelled     409
+    └── ProviderError                 provider_error                     502
+        ├── ProviderUnavailable       (5xx, connect, TLS)                502, 503
+        ├── ProviderTimeout           timeout_error                      504
+        ├── ProviderRateLimited       rate_limit_error                   429
+        ├── ProviderRejected          (4xx about the request itself)     as sent
+        ├── ProviderCredentialRefused (401, 402, 403 about our key)      502
+        └── ProviderAnswerInvalid     invalid_response                   502
+
+A class is a fact: it composes its own sentence and knows its type, code, status
+and whether trying again can help. Nobody parses a message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class BrokerError(Exception):
+    """Root. `type` and `code` are API and stay; the sentence is for people and may change."""
+
+    type: ClassVar[str] = "internal_error"
+    code: str | None = None
+    status: int = 500
+    retryable: ClassVar[bool] = False
+    """Whether the same job may succeed if a worker tries it again."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        details: Mapping[str, Any] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details: dict[str, Any] = dict(details or {})
+        self.retry_after_seconds = retry_after_seconds
+
+
+class InvalidRequest(BrokerError):
+    type, status = "validation_error", 422
+
+
+class InvalidJson(InvalidRequest):
+    code, status = "invalid_json", 400
+
+
+class TooComplex(InvalidRequest):
+    code, status = "too_complex", 400
+
+
+class BadRequest(InvalidRequest):
+    """The HTTP message itself is wrong (headers, framing), before any body is looked at."""
+
+    code, status = "bad_request", 400
+
+
+class UnsupportedContent(InvalidRequest):
+    code, status = "unsupported_content", 415
+
+
+class MethodNotAllowed(InvalidRequest):
+    code, status = "method_not_allowed", 405
+
+
+class HeadersTooLarge(InvalidRequest):
+    code, status = "headers_too_large", 431
+
+
+class PayloadTooLarge(BrokerError):
+    type, code, status = "payload_too_large", "payload_too_large", 413
+
+
+class AuthenticationFailed(BrokerError):
+    type, code, status = "authentication_error", "invalid_api_key", 401
+
+
+class NotAuthorized(BrokerError):
+    type, code, status = "authorization_error", "forbidden", 403
+
+
+class NotFound(BrokerError):
+    type, code, status = "not_found_error", "not_found", 404
+
+
+class ModelNotFound(NotFound):
+    code = "model_not_found"
+
+
+class Conflict(BrokerError):
+    type, code, status = "conflict_error", "conflict", 409
+
+
+class IdempotencyMismatch(Conflict):
+    code, status = "idempotency_key_reused", 422
+
+
+class JobCancelled(Conflict):
+    code = "job_cancelled"
+
+
+class Overloaded(BrokerError):
+    type, code, status = "overloaded_error", "overloaded", 503
+    retryable = True
+
+
+class QueueFull(Overloaded):
+    code = "queue_full"
+
+
+class QueueUnavailable(Overloaded):
+    code = "queue_unavailable"
+
+
+class JobLost(Overloaded):
+    """The queue forgot an accepted sync job (flushed, failed over): safe to send again."""
+
+    code = "job_lost"
+
+
+class DeadlineExceeded(BrokerError):
+    type, code, status = "timeout_error", "deadline_exceeded", 504
+
+
+class ProviderError(BrokerError):
+    """What a provider did wrong. `provider_status` is its HTTP status, if it sent one."""
+
+    type, code, status = "provider_error", "provider_error", 502
+    counts_for_breaker: ClassVar[bool] = False
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        provider_status: int | None = None,
+        code: str | None = None,
+        status: int | None = None,
+        param: str | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:
+        details: dict[str, Any] = {"provider": provider}
+        if provider_status is not None:
+            details["provider_status"] = provider_status
+        super().__init__(message, param=param, details=details, retry_after_seconds=retry_after_seconds)
+        self.provider = provider
+        self.provider_status = provider_status
+        if code is not None:
+            self.code = code
+        if status is not None:
+            self.status = status
+
+
+class ProviderUnavailable(ProviderError):
+    """Connect, TLS, 5xx, 529, or a connection cut before the answer was whole."""
+
+    code, retryable, counts_for_breaker = "provider_unavailable", True, True
+
+
+class ProviderTimeout(ProviderError):
+    """One of our own phase clocks ran out: connect, first byte, idle or total."""
+
+    type, code, status = "timeout_error", "provider_timeout", 504
+    retryable, counts_for_breaker = True, True
+
+
+class ProviderRateLimited(ProviderError):
+    type, code, status = "rate_limit_error", "rate_limit_exceeded", 429
+    retryable = True
+
+
+class ProviderRejected(ProviderError):
+    """The provider judged the request itself wrong: 400, 404, 413, 422, content filter."""
+
+    code = "provider_rejected"
+
+
+class ProviderCredentialRefused(ProviderError):
+    """Our key at the provider is wrong, forbidden or out of credit. Never a 401 to our caller."""
+
+    code = "provider_credential_refused"
+
+
+class ProviderAnswerInvalid(ProviderError):
+    """The provider answered 200 with something that is not an answer."""
+
+    code, retryable, counts_for_breaker = "invalid_response", True, True

@@ -1,0 +1,32 @@
+"""Identifiers: typed, prefixed, unguessable where they are a capability."""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from typing import Final, NewType
+
+JobId = NewType("JobId", str)
+AccountId = NewType("AccountId", str)
+ApiKeyId = NewType("ApiKeyId", str)
+RequestId = NewType("RequestId", str)
+
+JOB_ID: Final = re.compile(r"job_[0-9a-f]{32}\Z")
+_REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
+
+
+def new_job_id() -> JobId:
+    """`job_` + 12 hex digits of milliseconds + 20 random ones: sorts by time, cannot be guessed."""
+    return JobId(f"job_{int(time.time() * 1000):012x}{os.urandom(10).hex()}")
+
+
+def new_request_id() -> RequestId:
+    return RequestId("req_" + os.urandom(12).hex())
+
+
+def accept_request_id(offered: str | None) -> RequestId:
+    """The caller's own request id when it is harmless in logs and headers, else a new one."""
+    if offered is not None and _REQUEST_ID.match(offered):
+        return RequestId(offered)
+    return new_request_id()

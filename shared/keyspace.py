@@ -1,0 +1,79 @@
+"""Every Redis key, built here and nowhere else.
+
+A job's keys carry its shard as hash tag (`{7}`), on whatever provider it runs, so
+each transition is one atomic script in Redis Cluster too.
+
+| key                               | type    | holds                                | ends by |
+| --------------------------------- | ------- | ------------------------------------ | --------------------------- |
+| hr:{s}:lane:<provider>:<lane>     | stream  | ready jobs, one field `job`          | never; entries by ack + delete |
+| hr:{s}:delayed:<provider>         | zset    | `<job>|<lane>` by due time, ms       | promotion |
+| hr:{s}:dead:<provider>            | stream  | dead letters: id, reason, counters   | the operator |
+| hr:{s}:job:<job>                  | hash    | envelope, state, fence, result       | TTL |
+| hr:{s}:events:<job>               | stream  | stream events; id = last ordinal     | TTL |
+| hr:{s}:usage                      | stream  | settled jobs for the ledger          | the ledger's ack + delete |
+| hr:reply:<process>                | channel | results and events for one api process | - |
+| hr:worker:<consumer>              | channel | cancellations for one worker process | - |
+| hr:revoked                        | channel | ids of revoked api keys              | - |
+| hr:key:<digest>                   | string  | a cached principal, JSON             | TTL |
+| hr:key:version                    | string  | counter, raised by each revocation   | never |
+| hr:scheduler:alive                | string  | set while a scheduler runs           | TTL |
+| hr:workers                        | zset    | `<consumer>|<provider>` by last beat | the janitor |
+"""
+
+from __future__ import annotations
+
+from binascii import crc_hqx
+from typing import Final
+
+from shared.domain.job import Lane
+from shared.ids import JobId
+
+GROUP: Final = "workers"
+"""Consumer group of every lane; always created at id 0."""
+LEDGER_GROUP: Final = "ledger"
+
+REVOKED_CHANNEL: Final = "hr:revoked"
+KEY_VERSION: Final = "hr:key:version"
+SCHEDULER_ALIVE: Final = "hr:scheduler:alive"
+WORKERS: Final = "hr:workers"
+
+
+def shard_of(job_id: JobId, shards: int) -> int:
+    """CRC16 (XMODEM, as Redis Cluster uses) of the job id, modulo the number of shards."""
+    return crc_hqx(job_id.encode(), 0) % shards if shards > 1 else 0
+
+
+def lane(shard: int, provider: str, name: Lane) -> str:
+    return f"hr:{{{shard}}}:lane:{provider}:{name.value}"
+
+
+def delayed(shard: int, provider: str) -> str:
+    return f"hr:{{{shard}}}:delayed:{provider}"
+
+
+def dead(shard: int, provider: str) -> str:
+    return f"hr:{{{shard}}}:dead:{provider}"
+
+
+def job(shard: int, job_id: JobId) -> str:
+    return f"hr:{{{shard}}}:job:{job_id}"
+
+
+def events(shard: int, job_id: JobId) -> str:
+    return f"hr:{{{shard}}}:events:{job_id}"
+
+
+def usage(shard: int) -> str:
+    return f"hr:{{{shard}}}:usage"
+
+
+def reply_channel(process: str) -> str:
+    return f"hr:reply:{process}"
+
+
+def worker_channel(consumer: str) -> str:
+    return f"hr:worker:{consumer}"
+
+
+def api_key(digest: str) -> str:
+    return f"hr:key:{digest}"

@@ -1,0 +1,188 @@
+"""Every setting, read once, grouped by subject, frozen. `.env.example` lists them all.
+
+Well-known names (PORT, REDIS_URL, OPENAI_API_KEY, ...) are read as they are; the
+rest is `HEADRACE_<GROUP>__<FIELD>`, such as HEADRACE_QUEUE__LEASE_IDLE_SECONDS.
+The environment wins over `.env`.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    SecretStr,
+)
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class _Group(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ApiSettings(_Group):
+    max_body_bytes: PositiveInt = 10 * 1024 * 1024
+    """Largest request body; one byte more answers 413."""
+    max_header_bytes: PositiveInt = 16 * 1024
+    """All request headers together; more answers 431."""
+    max_headers: PositiveInt = 100
+    """Number of request headers."""
+    request_timeout_seconds: PositiveFloat = 600.0
+    """How long a caller waits for a job before 504; the job's deadline."""
+    stream_hold_seconds: PositiveFloat = 12.0
+    """How long a stream waits for its first event before it commits to status 200."""
+    heartbeat_seconds: PositiveFloat = 15.0
+    """Silence on an open stream after which a comment is sent."""
+    disconnect_grace_seconds: PositiveFloat = 5.0
+    """How long after its caller left a job keeps running, so that a reconnect can resume."""
+    slow_reader_seconds: PositiveFloat = 60.0
+    """How long a reader may accept no byte before its connection is closed."""
+    drain_seconds: PositiveFloat = 15.0
+    """How long open requests may go on after SIGTERM."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Host names answered to; empty means any well-formed one."""
+
+
+class QueueSettings(_Group):
+    shards: PositiveInt = 1
+    """Number of hash tags: 1 on a single server, 16 on a cluster. Never change it with jobs queued."""
+    heartbeat_seconds: PositiveFloat = 5.0
+    """Every how long a worker renews its leases; a quarter of the idle time."""
+    lease_idle_seconds: PositiveFloat = 20.0
+    """How long a worker may be silent before its jobs go to another."""
+    sweep_seconds: PositiveFloat = 1.0
+    """Every how long (with jitter) a worker with free slots looks for lapsed leases."""
+    block_seconds: PositiveFloat = 1.0
+    """Longest blocking read of a worker: how fast it notices a stop."""
+    max_deliveries: PositiveInt = 3
+    """Times a job may be handed to a worker, the first included, before it is dead-lettered."""
+    max_attempts: PositiveInt = 3
+    """Calls to providers, the first included, before a retryable failure is final."""
+    retry_base_seconds: PositiveFloat = 0.25
+    retry_cap_seconds: PositiveFloat = 20.0
+    """Full jitter: a retry waits a random time up to min(cap, base * 2**attempt)."""
+    max_lane_entries: PositiveInt = 100_000
+    """Entries in one lane (ready and in flight) above which new jobs answer 503."""
+    retain_seconds: PositiveFloat = 3600.0
+    """How long a finished job, its result and its event log can be read again."""
+    recheck_seconds: PositiveFloat = 2.0
+    """Every how long a waiting caller's job is looked up, in case a hint was lost."""
+    api_timeout_seconds: PositiveFloat = 1.0
+    """How long the api waits for a reply of Redis."""
+    worker_timeout_seconds: PositiveFloat = 5.0
+    """How long a worker waits for a reply of Redis."""
+    inline_result_bytes: PositiveInt = 65_536
+    """Results up to this size travel in the published message, larger ones are fetched."""
+
+
+class WorkerSettings(_Group):
+    slots: PositiveInt = 256
+    """Jobs one worker process runs at once."""
+    drain_seconds: PositiveFloat = 30.0
+    """How long running jobs may go on after SIGTERM before they are handed back."""
+
+
+class ProviderSettings(_Group):
+    connect_seconds: PositiveFloat = 5.0
+    first_byte_seconds: PositiveFloat = 60.0
+    """Longest wait for the first byte of the answer. A non-streamed answer gets the total instead."""
+    idle_seconds: PositiveFloat = 30.0
+    """Longest silence between two reads of a streamed answer."""
+    total_seconds: PositiveFloat = 600.0
+    max_answer_bytes: PositiveInt = 16 * 1024 * 1024
+    max_header_bytes: PositiveInt = 64 * 1024
+    connections: PositiveInt = 512
+    """Open connections of one worker process to one provider origin."""
+    keepalive_seconds: PositiveFloat = 300.0
+    """Upper bound on a connection's life, so that DNS changes are seen."""
+
+
+class AuthSettings(_Group):
+    key_cache_seconds: PositiveFloat = 60.0
+    """How long a process trusts a key it looked up, while revocations are heard."""
+    stale_seconds: PositiveFloat = 300.0
+    """How long a known key stays good while Redis and the database are both away."""
+    redis_cache_seconds: PositiveInt = 600
+    """How long Redis keeps a looked-up key."""
+
+
+class LogSettings(_Group):
+    level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = "auto"
+    """`auto`: text on a terminal, JSON elsewhere."""
+    requests: bool = True
+    """One line a request."""
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(
+        env_prefix="HEADRACE_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_file_encoding="utf-8",
+        frozen=True,
+        extra="ignore",
+        populate_by_name=True,
+        env_ignore_empty=True,
+    )
+
+    environment: Literal["development", "production", "test"] = Field(
+        default="development",
+        validation_alias=AliasChoices("HEADRACE_ENVIRONMENT", "APP_ENV", "NODE_ENV"),
+    )
+    host: str = Field(default="127.0.0.1", validation_alias=AliasChoices("HEADRACE_HOST", "HOST"))
+    port: Annotated[int, Field(ge=0, le=65_535)] = Field(
+        default=8000, validation_alias=AliasChoices("HEADRACE_PORT", "PORT")
+    )
+    data_dir: Path = Path(".headrace")
+    """Where the embedded default keeps its Redis files, its SQLite database and its secrets."""
+    redis_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("HEADRACE_REDIS_URL", "REDIS_URL")
+    )
+    database_url: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("HEADRACE_DATABASE_URL", "DATABASE_URL")
+    )
+    key_pepper: SecretStr | None = None
+    """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
+    providers_file: Path | None = None
+    """TOML file of custom OpenAI-compatible endpoints and base URLs."""
+    default_provider: str = Field(
+        default="openai", validation_alias=AliasChoices("HEADRACE_DEFAULT_PROVIDER", "AI_PROVIDER")
+    )
+    """Where a bare model name that no catalogue knows is sent."""
+    faultpoints: str = Field(default="", validation_alias=AliasChoices("HEADRACE_FAULTPOINTS", "FAULTPOINTS"))
+    """Test hook: named points at which the process kills itself. Refused in production."""
+    metrics_enabled: bool = Field(
+        default=True, validation_alias=AliasChoices("HEADRACE_METRICS_ENABLED", "ENABLE_METRICS")
+    )
+
+    openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
+    openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
+    anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
+    vllm_api_key: SecretStr | None = Field(default=None, validation_alias="VLLM_API_KEY")
+    vllm_base_url: str | None = Field(default=None, validation_alias="VLLM_BASE_URL")
+
+    api: ApiSettings = ApiSettings()
+    queue: QueueSettings = QueueSettings()
+    worker: WorkerSettings = WorkerSettings()
+    provider: ProviderSettings = ProviderSettings()
+    auth: AuthSettings = AuthSettings()
+    log: LogSettings = LogSettings()
+
+
+def load_settings(**overrides: Any) -> Settings:
+    """Settings from the environment and `.env`; raises pydantic.ValidationError that names the variable."""
+    return Settings(**overrides)
+
+
+def environment_without_settings() -> dict[str, str]:
+    """The environment a child process starts from; the supervisor adds what it decided."""
+    return dict(os.environ)
