@@ -1,0 +1,94 @@
+"""A real redis-server that tests may kill, freeze and start again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from tests.fakes import server_binaries
+from tests.fakes.server_process import ServerDidNotStart, ServerProcess, free_port
+
+
+class RedisServer:
+    """Keeps its port and its data folder over kills and restarts; `stop(forget=True)` deletes the data.
+
+    `appendonly`: appends to a file synced every second, so that a killed server comes back with
+    what it acknowledged. Without it a restart is an empty server.
+    """
+
+    def __init__(
+        self,
+        *,
+        appendonly: bool = True,
+        options: tuple[str, ...] = (),
+        binary: Path | None = None,
+    ) -> None:
+        self._binary = binary or server_binaries.redis_server()
+        self._appendonly = appendonly
+        self._options = options
+        self.data_dir = Path(tempfile.mkdtemp(prefix="headrace-redis-"))
+        self.port = free_port()
+        self._server = self._on(self.port)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def is_running(self) -> bool:
+        return self._server.is_running
+
+    @property
+    def pid(self) -> int:
+        return self._server.pid
+
+    @property
+    def output(self) -> list[str]:
+        return list(self._server.output)
+
+    def start(self, *, tries: int = 3) -> None:
+        """Returns once it accepts connections, its data loaded."""
+        self.data_dir.mkdir(exist_ok=True)
+        for left in reversed(range(tries)):
+            try:
+                self._server.start()
+            except ServerDidNotStart as failure:
+                # Somebody took the port between our look and our start.
+                if left == 0 or "Address already in use" not in str(failure):
+                    raise
+                self.port = free_port()
+                self._server = self._on(self.port)
+            else:
+                return
+
+    def stop(self, *, forget: bool = False) -> None:
+        self._server.stop()
+        if forget:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def restart(self) -> None:
+        self._server.restart()
+
+    def kill9(self) -> None:
+        self._server.kill9()
+
+    def sigstop(self) -> None:
+        self._server.sigstop()
+
+    def sigcont(self) -> None:
+        self._server.sigcont()
+
+    def _on(self, port: int) -> ServerProcess:
+        persistence = ("--appendonly", "yes", "--appendfsync", "everysec") if self._appendonly else ()
+        return ServerProcess(
+            [
+                str(self._binary),
+                *("--port", str(port), "--bind", "127.0.0.1", "--dir", str(self.data_dir)),
+                *("--save", "", "--daemonize", "no", "--maxmemory-policy", "noeviction"),
+                *persistence,
+                *self._options,
+            ],
+            ready="Ready to accept connections",
+            cwd=self.data_dir,
+        )
