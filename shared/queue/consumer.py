@@ -1,0 +1,286 @@
+"""The workers' side of the queue: lease, renew, stream, end, give back.
+
+    XREADGROUP ── begin ──> Lease ── append* ──> finish | retry_later | hand_back
+                    ^                  │
+                    └── reclaimed: its worker renewed nothing for `lease_idle_seconds`
+
+A Lease carries the fence that `begin` raised. Every later call compares it, so a worker
+that was frozen and came back is refused (LeaseLost) and can neither answer nor bill.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from shared import keyspace
+from shared.domain.job import Job, JobState, Lane
+from shared.domain.usage import Settlement
+from shared.ids import JobId
+from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.script_calls import Scripts
+from shared.settings import QueueSettings
+
+
+class LeaseLost(Exception):
+    """Another worker holds the job, or it has ended: stop, and say nothing."""
+
+
+def consumer_name() -> str:
+    """Unique for ever: two processes of one name would take each other's jobs."""
+    return f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """An entry handed to this worker; nothing has run yet."""
+
+    job_id: JobId
+    entry: bytes
+    shard: int
+    provider: str
+    lane: Lane
+
+    @property
+    def lane_key(self) -> str:
+        return keyspace.lane(self.shard, self.provider, self.lane)
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to run a job. `attempts`: provider calls that already failed.
+
+    `remaining_ms` to the deadline and `waited_ms` since enqueue, both at begin.
+    """
+
+    delivery: Delivery
+    fence: int
+    job: Job
+    attempts: int
+    deliveries: int
+    remaining_ms: int
+    waited_ms: int
+
+
+class Consumer:
+    def __init__(self, link: RedisLink, settings: QueueSettings, name: str, providers: Sequence[str]) -> None:
+        self.name = name
+        self.providers = tuple(providers)
+        self._link = link
+        self._scripts = Scripts(link)
+        self._settings = settings
+        self._token = 0
+        shards = range(settings.shards)
+        self.lanes: tuple[tuple[Lane, tuple[tuple[str, int, str], ...]], ...] = tuple(
+            (
+                lane,
+                tuple(
+                    (keyspace.lane(shard, provider, lane), shard, provider)
+                    for provider in self.providers
+                    for shard in shards
+                ),
+            )
+            for lane in Lane
+        )
+        self._by_key = {
+            key.encode(): (shard, provider, lane)
+            for lane, keys in self.lanes
+            for key, shard, provider in keys
+        }
+        self._cursors: dict[str, bytes] = {}
+
+    async def create_groups(self) -> None:
+        """Groups start at 0: one created at `$` would never see the jobs already there."""
+        for key in self._by_key:
+            answer = (
+                await self._link.execute_many([("XGROUP", "CREATE", key, keyspace.GROUP, "0", "MKSTREAM")])
+            )[0]
+            if isinstance(answer, Exception) and not str(answer).startswith("BUSYGROUP"):
+                raise answer
+
+    def read_command(self, lanes: Sequence[Lane], *, count: int, block_ms: int | None) -> list[RedisArg]:
+        """XREADGROUP over `lanes`; COUNT holds per stream. `block_ms` None: do not wait."""
+        keys = [key for lane, streams in self.lanes if lane in lanes for key, _, _ in streams]
+        block: list[RedisArg] = [] if block_ms is None else ["BLOCK", block_ms]
+        return [
+            "XREADGROUP",
+            "GROUP",
+            keyspace.GROUP,
+            self.name,
+            "COUNT",
+            count,
+            *block,
+            "STREAMS",
+            *keys,
+            *([">"] * len(keys)),
+        ]
+
+    def deliveries(self, reply: Any) -> list[Delivery]:
+        """What an XREADGROUP reply hands to this worker."""
+        found: list[Delivery] = []
+        for key, entries in reply or ():
+            shard, provider, lane = self._by_key[key]
+            found.extend(
+                Delivery(JobId(fields[1].decode()), entry, shard, provider, lane)
+                for entry, fields in entries
+                if fields
+            )
+        return found
+
+    async def reclaim(self, free: int) -> list[Delivery]:
+        """Up to `free` entries whose worker fell silent. XAUTOCLAIM drops deleted ones from the PEL."""
+        found: list[Delivery] = []
+        idle_ms = int(self._settings.lease_idle_seconds * 1000)
+        for lane, streams in self.lanes:
+            for key, shard, provider in streams:
+                cursor = self._cursors.get(key, b"0-0")
+                while free - len(found) > 0:
+                    reply = await self._link.execute(
+                        "XAUTOCLAIM", key, keyspace.GROUP, self.name, idle_ms, cursor, "COUNT",
+                        free - len(found),
+                    )  # fmt: skip
+                    cursor = reply[0]
+                    found.extend(
+                        Delivery(JobId(fields[1].decode()), entry, shard, provider, lane)
+                        for entry, fields in (e for e in reply[1] if e and e[1])
+                    )
+                    if cursor == b"0-0":
+                        break
+                self._cursors[key] = cursor
+        return found
+
+    async def begin(self, delivery: Delivery) -> Lease | None:
+        """None when the job must not run: it is over, expired, poisoned, or somewhere else."""
+        self._token += 1
+        shard, job_id = delivery.shard, delivery.job_id
+        answer = await self._scripts.call(
+            "begin",
+            [
+                keyspace.job(shard, job_id),
+                delivery.lane_key,
+                keyspace.events(shard, job_id),
+                keyspace.usage(shard),
+                keyspace.dead(shard, delivery.provider),
+            ],
+            job_id,
+            delivery.entry,
+            f"{self.name}.{self._token}",
+            self.name,
+            self._settings.max_deliveries,
+            self._settings.inline_result_bytes,
+        )
+        if answer[0] != b"run":
+            return None
+        _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms = answer
+        return Lease(
+            delivery=delivery,
+            fence=fence,
+            job=Job.from_wire(header, body),
+            attempts=attempts,
+            deliveries=deliveries,
+            remaining_ms=remaining_ms,
+            waited_ms=waited_ms,
+        )
+
+    async def heartbeat(self, leases: Sequence[Lease]) -> list[tuple[Lease, bool]]:
+        """Renew all of them. Returns those to stop: (lease, True when asked to, False when lost)."""
+        stop: list[tuple[Lease, bool]] = []
+        for shard in {lease.delivery.shard for lease in leases}:
+            mine = [lease for lease in leases if lease.delivery.shard == shard]
+            keys = [k for le in mine for k in (keyspace.job(shard, le.job.id), le.delivery.lane_key)]
+            args = [a for le in mine for a in (le.delivery.entry, le.fence)]
+            answers = await self._scripts.call("heartbeat", keys, self.name, *args)
+            stop.extend(
+                (lease, answer == 2) for lease, answer in zip(mine, answers, strict=True) if answer != 1
+            )
+        return stop
+
+    async def append(self, lease: Lease, first: int, events: Sequence[bytes]) -> bool:
+        """Publish stream events, the first of them being number `first`. False: the job should stop.
+
+        Raises LeaseLost.
+        """
+        shard, job_id = lease.delivery.shard, lease.job.id
+        answer = await self._scripts.call(
+            "append",
+            [keyspace.job(shard, job_id), keyspace.events(shard, job_id)],
+            job_id,
+            lease.fence,
+            first,
+            first + len(events) - 1,
+            b"\n".join(events),
+        )
+        if answer == 0:
+            raise LeaseLost(job_id)
+        return bool(answer == 1)
+
+    async def finish(
+        self, lease: Lease, state: JobState, *, head: bytes, body: bytes, settlement: Settlement
+    ) -> None:
+        """Raises LeaseLost when the answer came too late to count."""
+        shard, job_id = lease.delivery.shard, lease.job.id
+        answer = await self._scripts.call(
+            "finish",
+            [
+                keyspace.job(shard, job_id),
+                lease.delivery.lane_key,
+                keyspace.events(shard, job_id),
+                keyspace.usage(shard),
+            ],
+            job_id,
+            lease.fence,
+            state.value,
+            head,
+            body,
+            settlement.to_wire(),
+            self._settings.inline_result_bytes,
+        )
+        if answer == 0:
+            raise LeaseLost(job_id)
+
+    async def retry_later(self, lease: Lease, *, delay_seconds: float) -> bool:
+        """False when the deadline comes before the retry: finish the job instead. Raises LeaseLost."""
+        delivery = lease.delivery
+        answer = await self._scripts.call(
+            "retry_later",
+            [
+                keyspace.job(delivery.shard, lease.job.id),
+                delivery.lane_key,
+                keyspace.delayed(delivery.shard, delivery.provider),
+            ],
+            lease.job.id,
+            lease.fence,
+            int(delay_seconds * 1000),
+            delivery.lane.value,
+        )
+        if answer == 0:
+            raise LeaseLost(lease.job.id)
+        return bool(answer == 1)
+
+    async def hand_back(self, lease: Lease) -> None:
+        """Give the job back uncounted. Raises LeaseLost."""
+        delivery = lease.delivery
+        answer = await self._scripts.call(
+            "hand_back",
+            [keyspace.job(delivery.shard, lease.job.id), delivery.lane_key],
+            lease.job.id,
+            lease.fence,
+            self.name,
+        )
+        if answer == 0:
+            raise LeaseLost(lease.job.id)
+
+    async def release(self, delivery: Delivery) -> None:
+        """Give back an entry that was read but never begun: the next sweep takes it at once."""
+        await self._link.execute(
+            "XCLAIM", delivery.lane_key, keyspace.GROUP, self.name, 0, delivery.entry, "IDLE", 86_400_000,
+            "JUSTID",
+        )  # fmt: skip
+
+    async def forget(self) -> None:
+        """Remove this consumer's name where it holds nothing."""
+        for key in self._by_key:
+            await self._scripts.call("forget_consumer", [key.decode()], self.name)

@@ -1,0 +1,53 @@
+"""Delayed jobs: back into their lanes when due. Run by the scheduler, by workers while there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from shared import keyspace
+from shared.domain.job import Lane
+from shared.ids import JobId
+from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.script_calls import Scripts
+
+_BATCH: Final = 500
+
+
+class Delays:
+    def __init__(self, link: RedisLink, *, shards: int) -> None:
+        self._link = link
+        self._scripts = Scripts(link)
+        self._shards = shards
+
+    async def promote(self, providers: Sequence[str]) -> int:
+        """How many jobs became ready. Candidates come from the server; the script checks each again."""
+        moved = 0
+        pairs = [(shard, provider) for shard in range(self._shards) for provider in providers]
+        now = await self._now_ms()
+        found: list[Any] = await self._link.execute_many(
+            [
+                ("ZRANGEBYSCORE", keyspace.delayed(shard, provider), "-inf", now, "LIMIT", 0, _BATCH)
+                for shard, provider in pairs
+            ]
+        )
+        for (shard, provider), members in zip(pairs, found, strict=True):
+            if isinstance(members, Exception):
+                raise members
+            if not members:
+                continue
+            keys = [keyspace.delayed(shard, provider)]
+            args: list[RedisArg] = []
+            for member in members:
+                job_id, lane = member.decode().split("|")
+                keys += [
+                    keyspace.job(shard, JobId(job_id)),
+                    keyspace.lane(shard, provider, Lane(lane)),
+                ]
+                args += [member, job_id]
+            moved += await self._scripts.call("promote_due", keys, *args)
+        return moved
+
+    async def _now_ms(self) -> int:
+        seconds, micros = await self._link.execute("TIME")
+        return int(seconds) * 1000 + int(micros) // 1000

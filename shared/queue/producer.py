@@ -1,0 +1,177 @@
+"""The api's side of the queue: accept, attach, cancel, look up."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Any, Final
+
+from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError
+from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import TimeoutError as RedisTimeoutError
+
+from shared import keyspace
+from shared.domain.job import TERMINAL, Job, JobState
+from shared.errors import IdempotencyMismatch, QueueFull, QueueUnavailable
+from shared.ids import AccountId, JobId
+from shared.queue.frames import EventBatch, Result, ResultHead
+from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.script_calls import Scripts
+from shared.settings import QueueSettings
+
+_WORKER_CHANNEL_PREFIX: Final = keyspace.worker_channel("")
+_PAGE: Final = 500
+
+TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+"""The server is away or not itself yet: the same script may be sent again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Accepted:
+    """`attach`: how many readers attached to the job after its first."""
+
+    attached: bool
+    attach: int
+
+
+@dataclass(frozen=True, slots=True)
+class AttachedJob:
+    """`result` is None while the job is queued or running."""
+
+    job: Job
+    attach: int
+    state: JobState
+    result: Result | None
+
+
+class Producer:
+    def __init__(self, link: RedisLink, settings: QueueSettings) -> None:
+        self._link = link
+        self._scripts = Scripts(link)
+        self._settings = settings
+        self._retain_ms = int(settings.retain_seconds * 1000)
+
+    async def enqueue(
+        self, job: Job, *, reply_to: str, fingerprint: str = "", retain_seconds: float | None = None
+    ) -> Accepted:
+        """Accepted once this returns. A job id that is known already is attached to, not run again.
+
+        Raises QueueFull, QueueUnavailable, or IdempotencyMismatch when the id was used for another body.
+        """
+        shard = keyspace.shard_of(job.id, self._settings.shards)
+        target = job.plan[0]
+        answer = await self._call(
+            "enqueue",
+            [keyspace.job(shard, job.id), keyspace.lane(shard, target.provider, job.lane)],
+            job.id,
+            job.header(),
+            job.body,
+            job.account,
+            job.budget_ms,
+            self._retain_ms if retain_seconds is None else int(retain_seconds * 1000),
+            self._settings.max_lane_entries,
+            reply_to,
+            fingerprint,
+        )
+        status = answer[0]
+        if status == b"queued":
+            return Accepted(attached=False, attach=0)
+        if status == b"attached":
+            return Accepted(attached=True, attach=answer[2])
+        if status == b"conflict":
+            raise IdempotencyMismatch("This Idempotency-Key was used with a different request body.")
+        raise QueueFull(
+            f"The queue for {target.provider} holds {answer[1]} jobs and takes no more right now.",
+            retry_after_seconds=5,
+        )
+
+    async def cancel(self, job_id: JobId, account: AccountId, *, job: Job, if_attached: int | None) -> str:
+        """`missing`, `attached`, `cancelled`, `stopping` or `done`.
+
+        `if_attached`: cancel only if nobody attached since that count was read.
+        """
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        answer = await self._call(
+            "cancel",
+            [
+                keyspace.job(shard, job_id),
+                keyspace.lane(shard, job.plan[0].provider, job.lane),
+                keyspace.events(shard, job_id),
+                keyspace.usage(shard),
+            ],
+            job_id,
+            account,
+            "" if if_attached is None else if_attached,
+            self._settings.inline_result_bytes,
+            _WORKER_CHANNEL_PREFIX,
+        )
+        status: bytes = answer[0]
+        return status.decode()
+
+    async def attach(self, job_id: JobId, account: AccountId, *, reply_to: str) -> AttachedJob | None:
+        """None when this account has no such job."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        answer = await self._call("attach", [keyspace.job(shard, job_id)], account, reply_to)
+        if not answer:
+            return None
+        state, attach, header, last, head, body = answer
+        job_state = JobState(state.decode())
+        result = None
+        if job_state in TERMINAL:
+            result = Result(ResultHead.from_wire(head), body, int(last or 0))
+        return AttachedJob(Job.from_wire(header, b""), attach, job_state, result)
+
+    async def result(self, job_id: JobId) -> Result | JobState | None:
+        """The result once there is one, else the state; None when the job is unknown to Redis."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        state, head, body, last = await self._execute(
+            "HMGET", keyspace.job(shard, job_id), "state", "result_head", "result_body", "last"
+        )
+        if state is None:
+            return None
+        job_state = JobState(state.decode())
+        if job_state not in TERMINAL:
+            return job_state
+        return Result(ResultHead.from_wire(head), body, int(last))
+
+    async def events_after(self, job_id: JobId, ordinal: int) -> list[EventBatch]:
+        """One page of what the event log holds after `ordinal`; [] at its end."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        entries = await self._execute(
+            "XRANGE", keyspace.events(shard, job_id), f"{ordinal + 1}-0", "+", "COUNT", _PAGE
+        )
+        batches: list[EventBatch] = []
+        for entry_id, fields in entries:
+            last = int(entry_id.split(b"-")[0])
+            events = tuple(fields[1].split(b"\n"))
+            batches.append(EventBatch(last - len(events) + 1, last, events))
+        return batches
+
+    async def _call(self, script: str, keys: list[str], *args: RedisArg) -> Any:
+        return await self._retried(lambda: self._scripts.call(script, keys, *args))
+
+    async def _execute(self, *args: RedisArg) -> Any:
+        return await self._retried(lambda: self._link.execute(*args))
+
+    async def _retried(self, call: Any) -> Any:
+        """One quick second try: a connection that died idle is only noticed by writing to it."""
+        started = time.monotonic()
+        try:
+            return await call()
+        except TRANSIENT as exc:
+            if isinstance(exc, RedisTimeoutError) or time.monotonic() - started > 0.1:
+                raise _unavailable() from exc
+        except OutOfMemoryError as exc:
+            raise QueueFull("The queue's memory is full.", retry_after_seconds=5) from exc
+        except RedisError as exc:
+            raise _unavailable() from exc
+        await asyncio.sleep(0.02)
+        try:
+            return await call()
+        except RedisError as exc:
+            raise _unavailable() from exc
+
+
+def _unavailable() -> QueueUnavailable:
+    return QueueUnavailable("The queue is not reachable right now.", retry_after_seconds=1)

@@ -1,0 +1,81 @@
+"""Calling the scripts by SHA, loading them when the server does not know them."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from importlib import resources
+from typing import Any, Final
+
+from redis.exceptions import NoScriptError, ResponseError
+
+from shared.queue.redis_link import RedisArg, RedisLink
+
+SCRIPTS: Final = (
+    "append",
+    "attach",
+    "begin",
+    "cancel",
+    "enqueue",
+    "finish",
+    "forget_consumer",
+    "hand_back",
+    "heartbeat",
+    "promote_due",
+    "retry_later",
+)
+
+_FLAGS: Final = re.compile(r"^-- flags: ([a-z, -]+)$", re.MULTILINE)
+
+
+def source(name: str, *, with_flags: bool) -> str:
+    """The script with the shared part in front; flags only where the server knows them (7.0+)."""
+    folder = resources.files("shared.queue.scripts")
+    body = (folder / f"{name}.lua").read_text(encoding="utf-8")
+    text = (folder / "lib.lua").read_text(encoding="utf-8") + body
+    flags = _FLAGS.search(body)
+    return f"#!lua flags={flags[1]}\n{text}" if flags and with_flags else text
+
+
+class Scripts:
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
+        self._shas: dict[str, bytes] = {}
+        self._loading: asyncio.Task[None] | None = None
+
+    async def call(self, name: str, keys: list[str], *args: RedisArg) -> Any:
+        """Raises RedisError. Safe to repeat: the scripts are idempotent."""
+        sha = self._shas.get(name)
+        if sha is not None:
+            try:
+                return await self._link.execute("EVALSHA", sha, len(keys), *keys, *args)
+            except NoScriptError:
+                self._shas.clear()
+        await self.load()
+        return await self._link.execute("EVALSHA", self._shas[name], len(keys), *keys, *args)
+
+    async def load(self) -> None:
+        if self._loading is None:
+            self._loading = asyncio.create_task(self._load(), name="load-scripts")
+            self._loading.add_done_callback(self._loaded)
+        await asyncio.shield(self._loading)
+
+    def _loaded(self, task: asyncio.Task[None]) -> None:
+        self._loading = None
+        if not task.cancelled():
+            task.exception()
+
+    async def _load(self) -> None:
+        with_flags = await self._server_knows_flags()
+        shas = await asyncio.gather(
+            *(self._link.execute("SCRIPT", "LOAD", source(name, with_flags=with_flags)) for name in SCRIPTS)
+        )
+        self._shas = dict(zip(SCRIPTS, shas, strict=True))
+
+    async def _server_knows_flags(self) -> bool:
+        try:
+            info: bytes = await self._link.execute("INFO", "server")
+        except ResponseError:
+            return False  # fakeredis
+        version = re.search(rb"redis_version:(\d+)", info)
+        return version is not None and int(version[1]) >= 7

@@ -1,0 +1,57 @@
+-- flags: allow-oom
+-- Take a delivered entry into execution, or end the job if it must not run.
+-- KEYS: job, lane, events, usage, dead
+-- ARGV: id, entry, token of this delivery, consumer, max_deliveries, inline_max
+-- Returns {'run', fence, header, body, attempts, deliveries, remaining_ms, waited_ms}
+--       | {'gone'} | {'stale'} | {'done'} | {'expired'} | {'dead'} | {'interrupted'} | {'cancelled'}
+local keys = {job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]}
+local f = redis.call('HMGET', KEYS[1], 'state', 'entry', 'fence', 'deliveries', 'deadline', 'created',
+  'attempts', 'holder', 'header', 'body', 'cancel')
+local state = f[1]
+if not state then
+  drop_entry(KEYS[2], ARGV[2])
+  return {'gone'}
+end
+if TERMINAL[state] then
+  drop_entry(KEYS[2], ARGV[2])
+  return {'done'}
+end
+if f[2] ~= ARGV[2] then
+  drop_entry(KEYS[2], ARGV[2])
+  return {'stale'}
+end
+local now = now_ms()
+local remaining = tonumber(f[5]) - now
+local deliveries = tonumber(f[4])
+local fence = tonumber(f[3])
+if not (state == 'running' and f[8] == ARGV[3]) then
+  local inline_max = tonumber(ARGV[6])
+  if f[11] then
+    settle(keys, ARGV[1], 'cancelled', '{"outcome":"cancelled"}', '',
+      own_settlement(KEYS[1], 'cancelled', 'job_cancelled', now), now, inline_max)
+    return {'cancelled'}
+  end
+  if remaining <= 0 then
+    settle(keys, ARGV[1], 'expired', '{"outcome":"expired"}', '',
+      own_settlement(KEYS[1], 'expired', 'deadline_exceeded', now), now, inline_max)
+    return {'expired'}
+  end
+  -- Its reader has already seen the start of an answer: a second run could not continue it.
+  if redis.call('XLEN', KEYS[3]) > 0 then
+    settle(keys, ARGV[1], 'failed', '{"outcome":"failed","error":"stream_interrupted"}', '',
+      own_settlement(KEYS[1], 'failed', 'stream_interrupted', now), now, inline_max)
+    return {'interrupted'}
+  end
+  if deliveries >= tonumber(ARGV[5]) then
+    redis.call('XADD', KEYS[5], '*', 'job', ARGV[1], 'reason', 'poison', 'attempts', f[7],
+      'deliveries', deliveries, 'header', f[9])
+    settle(keys, ARGV[1], 'failed', '{"outcome":"dead","error":"poison"}', '',
+      own_settlement(KEYS[1], 'dead', 'poison', now), now, inline_max)
+    return {'dead'}
+  end
+  fence = fence + 1
+  deliveries = deliveries + 1
+  redis.call('HSET', KEYS[1], 'state', 'running', 'fence', fence, 'deliveries', deliveries,
+    'holder', ARGV[3], 'consumer', ARGV[4])
+end
+return {'run', fence, f[9], f[10], tonumber(f[7]), deliveries, remaining, now - tonumber(f[6])}

@@ -1,0 +1,27 @@
+-- flags: allow-oom
+-- Stop a job. A queued one ends here; its lane entry stays as a tombstone that a worker skips,
+-- because deleting an undelivered entry makes the group's lag unknown and blinds autoscalers.
+-- KEYS: job, lane, events, usage
+-- ARGV: id, account, attach count the caller saw ('' = whatever it is), inline_max, worker channel prefix
+-- Returns {'missing'} | {'attached'} | {'cancelled'} | {'stopping', consumer} | {'done', state}
+local f = redis.call('HMGET', KEYS[1], 'state', 'account', 'attach', 'consumer')
+if not f[1] or f[2] ~= ARGV[2] then
+  return {'missing'}
+end
+if TERMINAL[f[1]] then
+  return {'done', f[1]}
+end
+if ARGV[3] ~= '' and f[3] ~= ARGV[3] then
+  return {'attached'}
+end
+local now = now_ms()
+if f[1] == 'running' then
+  redis.call('HSET', KEYS[1], 'cancel', '1')
+  redis.call('PUBLISH', ARGV[5] .. f[4], ARGV[1])
+  return {'stopping', f[4]}
+end
+local settlement = own_settlement(KEYS[1], 'cancelled', 'job_cancelled', now)
+redis.call('HSET', KEYS[1], 'entry', '')
+settle({job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]},
+  ARGV[1], 'cancelled', '{"outcome":"cancelled"}', '', settlement, now, tonumber(ARGV[4]))
+return {'cancelled'}

@@ -1,0 +1,15 @@
+-- flags: allow-oom
+-- End a running job.
+-- KEYS: job, lane, events, usage
+-- ARGV: id, fence, state, head, body, settlement, inline_max
+-- Returns 1 ended (also when replayed), 0 refused: somebody else holds or ended it
+local f = redis.call('HMGET', KEYS[1], 'state', 'fence')
+if f[2] ~= ARGV[2] then
+  return 0
+end
+if f[1] ~= 'running' then
+  return TERMINAL[f[1]] and f[1] == ARGV[3] and 1 or 0
+end
+settle({job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]},
+  ARGV[1], ARGV[3], ARGV[4], ARGV[5], ARGV[6], now_ms(), tonumber(ARGV[7]))
+return 1

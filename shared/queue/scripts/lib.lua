@@ -1,0 +1,77 @@
+-- Put before every other script. A job is a hash; its fields:
+--   header, body       the envelope, opaque here (header is JSON, read only when the script itself ends a job)
+--   state              see shared/domain/job.py
+--   fence              raised by each begin; whoever holds an older one is refused
+--   entry              id of its entry in the lane, '' while delayed
+--   attempts           calls a provider refused or failed; deliveries: times handed to a worker
+--   created, deadline  ms of Redis TIME; retain: ms to keep it once it ended
+--   account, print     its owner; fingerprint of an idempotent request, or ''
+--   reply, attach      channels of waiting api processes, comma separated; how many attached so far
+--   holder             token of the delivery that runs it; consumer: that worker's name
+--   cancel             '1' once a running job was asked to stop
+--   result_head, result_body, last, finished    how it ended; last: ordinal of its last stream event
+local GROUP = 'workers'
+local TERMINAL = {succeeded = true, failed = true, cancelled = true, expired = true}
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function int(n)
+  return string.format('%.0f', n)
+end
+
+local function publish(channels, message)
+  for channel in string.gmatch(channels, '[^,]+') do
+    redis.call('PUBLISH', channel, message)
+  end
+end
+
+-- Result frame: r<job>\n<last>\n<head>\n<body>; R when the body was too large and must be fetched.
+local function result_frame(id, last, head, body, inline_max)
+  if #body > inline_max then
+    return 'R' .. id .. '\n' .. last .. '\n' .. head .. '\n'
+  end
+  return 'r' .. id .. '\n' .. last .. '\n' .. head .. '\n' .. body
+end
+
+local function drop_entry(lane, entry)
+  if entry and entry ~= '' then
+    redis.call('XACK', lane, GROUP, entry)
+    redis.call('XDEL', lane, entry)
+  end
+end
+
+local function last_ordinal(events)
+  local top = redis.call('XREVRANGE', events, '+', '-', 'COUNT', 1)
+  if top[1] then
+    return string.match(top[1][1], '^%d+')
+  end
+  return '0'
+end
+
+-- Ends a job for good: result stored, ledger told, lane entry gone, waiters hinted.
+local function settle(keys, id, state, head, body, settlement, now, inline_max)
+  local f = redis.call('HMGET', keys.job, 'header', 'entry', 'reply', 'retain')
+  local last = last_ordinal(keys.events)
+  redis.call('HSET', keys.job, 'state', state, 'result_head', head, 'result_body', body,
+    'last', last, 'finished', int(now), 'entry', '')
+  drop_entry(keys.lane, f[2])
+  redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement)
+  redis.call('PEXPIRE', keys.job, f[4])
+  redis.call('PEXPIRE', keys.events, f[4])
+  publish(f[3], result_frame(id, last, head, body, inline_max))
+end
+
+-- The settlement of a job that a script ends by itself (shared/domain/usage.py, Settlement).
+local function own_settlement(job, outcome, code, now)
+  local f = redis.call('HMGET', job, 'header', 'created', 'attempts', 'deliveries')
+  local target = cjson.decode(f[1])['plan'][1]
+  return cjson.encode({
+    outcome = outcome, provider = target[1], model = target[2],
+    ['in'] = 0, out = 0, cached = 0, reasoning = 0, estimated = false, cost = 0,
+    queue_ms = now - tonumber(f[2]), provider_ms = 0, ttft_ms = cjson.null,
+    attempts = tonumber(f[3]), deliveries = tonumber(f[4]), error = code,
+  })
+end
