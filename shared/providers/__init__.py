@@ -1,0 +1,15 @@
+"""Providers: data and pure functions. Nothing here opens a socket.
+
+    profile.py      what we know of one provider, as data
+    dialect.py      the seam: canonical request to provider bytes and back
+    dialects/       the two languages spoken: OpenAI chat, Anthropic messages
+    openai.py ...   one file a provider, mostly a profile
+    custom.py       OpenAI-compatible endpoints an operator configured
+    registry.py     every provider of this process, by id
+    credentials.py  their secrets; workers only
+    catalogue.py    models we know: context, output, prices
+    resolve.py      a model name to the target that serves it
+
+Canonical is OpenAI: chat-completions JSON in, `chat.completion` out,
+`chat.completion.chunk` while streaming. Every dialect translates to and from it.
+"""

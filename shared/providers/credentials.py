@@ -1,0 +1,67 @@
+"""The providers' secrets. Only workers build one of these.
+
+A credential is bound to the origin it was configured for, and is never sent to another.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from pydantic import SecretStr
+
+from shared.domain.job import Target
+from shared.errors import ProviderCredentialRefused
+from shared.providers.configured_secrets import configured_secrets
+from shared.providers.profile import ProviderProfile
+from shared.providers.registry import Registry, providers_file
+from shared.settings import Settings
+
+DEFAULT: Final = "default"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    secret: SecretStr
+    origin: str
+
+
+class Credentials:
+    def __init__(self, credentials: Mapping[tuple[str, str], Credential]) -> None:
+        """By provider id and credential id."""
+        self._credentials = dict(credentials)
+
+    @classmethod
+    def from_settings(cls, settings: Settings, registry: Registry | None = None) -> Credentials:
+        registry = registry or Registry.from_settings(settings)
+        secrets = configured_secrets(settings, providers_file(settings))
+        return cls(
+            {
+                (provider, DEFAULT): Credential(secret, registry.get(provider).origin)
+                for provider, secret in secrets.items()
+            }
+        )
+
+    def resolve(self, target: Target) -> SecretStr | None:
+        credential = self._credentials.get((target.provider, target.credential))
+        return credential.secret if credential else None
+
+    def headers(self, target: Target, profile: ProviderProfile) -> dict[str, str]:
+        """The headers that authenticate a call of `target` at `profile`; none when it needs none.
+
+        Raises ProviderCredentialRefused when a required credential is missing, or belongs elsewhere.
+        """
+        credential = self._credentials.get((target.provider, target.credential))
+        if credential is None:
+            if profile.credential_required or target.credential != DEFAULT:
+                raise ProviderCredentialRefused(
+                    f"No key is configured for {profile.name}.", provider=profile.id
+                )
+            return {}
+        if credential.origin != profile.origin:
+            raise ProviderCredentialRefused(
+                f"The key of {profile.name} belongs to another address than the one to be called.",
+                provider=profile.id,
+            )
+        return profile.auth.headers(credential.secret.get_secret_value())

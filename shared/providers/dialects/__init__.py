@@ -1,0 +1,1 @@
+"""The languages providers speak, each one implementation of `Dialect`."""

@@ -1,0 +1,223 @@
+"""OpenAI chat completions: the canonical form itself, so nearly everything passes through untouched.
+
+HOT PATH. A request is parsed only when something has to change, an answer or a
+chunk once, to check it and to read its usage; the bytes go on as they came.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from shared.domain.job import Target
+from shared.domain.usage import Usage
+from shared.errors import InvalidJson, ProviderAnswerInvalid, ProviderError
+from shared.providers import refusals
+from shared.providers.dialect import Answer, ProviderRequest
+from shared.providers.profile import ProviderProfile
+from shared.providers.sse_reader import SseEvent
+
+PATH: Final = "/chat/completions"
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class OpenAiChat:
+    id: Final = "openai"
+
+    def encode_chat(
+        self, body: bytes, *, target: Target, profile: ProviderProfile, stream: bool, include_usage: bool
+    ) -> ProviderRequest:
+        if not self._is_ready(body, target, profile, stream):
+            body = _adapt(body, target, profile, stream)
+        return ProviderRequest(PATH, body, _NO_HEADERS)
+
+    def decode_chat(self, body: bytes, *, profile: ProviderProfile, target: Target) -> Answer:
+        try:
+            answer = orjson.loads(body)
+        except orjson.JSONDecodeError as exc:
+            raise ProviderAnswerInvalid(
+                f"The answer of {profile.name} is not JSON.", provider=profile.id
+            ) from exc
+        if type(answer) is not dict:
+            raise _not_a_completion(profile)
+        choices = answer.get("choices")
+        if type(choices) is not list or not choices:
+            if answer.get("error") or answer.get("object") == "error":
+                raise refusals.from_event(answer, profile=profile)
+            raise _not_a_completion(profile)
+        for choice in choices:
+            if type(choice) is not dict or type(choice.get("message")) is not dict:
+                raise _not_a_completion(profile)
+        return Answer(body, read_usage(answer.get("usage")), _text(choices[0].get("finish_reason")))
+
+    def open_stream(
+        self, *, target: Target, profile: ProviderProfile, include_usage: bool
+    ) -> OpenAiChatStream:
+        return OpenAiChatStream(profile, include_usage=include_usage)
+
+    def decode_error(
+        self, status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile
+    ) -> ProviderError:
+        return refusals.from_http(status, headers, body, profile=profile)
+
+    @staticmethod
+    def _is_ready(body: bytes, target: Target, profile: ProviderProfile, stream: bool) -> bool:
+        """Whether `body` may go out as it is. Wrong only towards parsing it for nothing.
+
+        Quotes inside a JSON string are escaped, so none of these finds can be prompt text.
+        """
+        if stream:
+            if b'"include_usage":true' not in body or b'"stream":true' not in body:
+                return False
+        elif b'"stream":true' in body:
+            return False
+        if b'"model":"%b"' % target.model.encode() not in body:
+            return False
+        return not any(b'"%b"' % name.encode() in body for name in (*profile.renames, *profile.drops))
+
+
+openai_chat: Final = OpenAiChat()
+
+
+def _adapt(body: bytes, target: Target, profile: ProviderProfile, stream: bool) -> bytes:
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidJson("The request body is not JSON.") from exc
+    if type(request) is not dict:
+        raise InvalidJson("The request body is not a JSON object.")
+    for name in profile.drops:
+        request.pop(name, None)
+    for old, new in profile.renames.items():
+        if old in request:
+            value = request.pop(old)
+            request.setdefault(new, value)
+    request["model"] = target.model
+    if stream:
+        options = request.get("stream_options")
+        request["stream"] = True
+        request["stream_options"] = {**(options if type(options) is dict else {}), "include_usage": True}
+    else:
+        request.pop("stream", None)
+        request.pop("stream_options", None)
+    return orjson.dumps(request)
+
+
+class OpenAiChatStream:
+    """See `StreamDecoder`."""
+
+    __slots__ = ("_include_usage", "_profile", "finish_reason", "finished", "text_chars", "usage")
+
+    def __init__(self, profile: ProviderProfile, *, include_usage: bool) -> None:
+        self._profile = profile
+        self._include_usage = include_usage
+        self.usage: Usage | None = None
+        self.finish_reason: str | None = None
+        self.finished = False
+        self.text_chars = 0
+
+    def feed(self, event: SseEvent) -> list[bytes]:
+        data = event.data.strip()
+        if data == b"[DONE]":
+            self.finished = True
+            return []
+        if not data or self.finished:
+            return []
+        try:
+            chunk = orjson.loads(data)
+        except orjson.JSONDecodeError as exc:
+            raise ProviderAnswerInvalid(
+                f"An event of {self._profile.name}'s stream is not JSON.", provider=self._profile.id
+            ) from exc
+        if type(chunk) is not dict:
+            raise self._not_a_chunk()
+        if chunk.get("error") or chunk.get("object") == "error" or event.event == "error":
+            raise refusals.from_event(chunk, profile=self._profile)
+
+        usage = chunk.get("usage")
+        if usage is not None:
+            self.usage = read_usage(usage) or self.usage
+        choices = chunk.get("choices")
+        if not choices:
+            return self._without_choices(chunk, data)
+        if type(choices) is not list:
+            raise self._not_a_chunk()
+        for choice in choices:
+            self._see(choice)
+        return [orjson.dumps(chunk) if b"\n" in data else data]
+
+    def _without_choices(self, chunk: dict[str, Any], data: bytes) -> list[bytes]:
+        if chunk.get("usage") is not None and not self._include_usage:
+            return []
+        if chunk.get("choices") == []:
+            return [orjson.dumps(chunk) if b"\n" in data else data]
+        if chunk.get("usage") is not None:
+            return [orjson.dumps({**chunk, "choices": []})]
+        # Some gateways send pings as events with data of their own.
+        return []
+
+    def _see(self, choice: Any) -> None:
+        if type(choice) is not dict:
+            raise self._not_a_chunk()
+        reason = choice.get("finish_reason")
+        if reason is not None:
+            if reason == "error":
+                # OpenRouter: the error may stand inside the choice.
+                raise refusals.from_event(choice, profile=self._profile)
+            self.finish_reason = _text(reason) or self.finish_reason
+        delta = choice.get("delta")
+        if type(delta) is not dict:
+            return
+        for name, value in delta.items():
+            if type(value) is str:
+                if name in _TEXTS:
+                    self.text_chars += len(value)
+            elif name == "tool_calls" and type(value) is list:
+                self.text_chars += sum(map(_argument_chars, value))
+
+    def _not_a_chunk(self) -> ProviderAnswerInvalid:
+        return ProviderAnswerInvalid(
+            f"An event of {self._profile.name}'s stream is not a completion chunk.", provider=self._profile.id
+        )
+
+
+_TEXTS: Final = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
+"""Fields of a delta that hold generated text. vLLM from 0.11 on says `reasoning`."""
+
+
+def _argument_chars(call: object) -> int:
+    function = call.get("function") if type(call) is dict else None
+    arguments = function.get("arguments") if type(function) is dict else None
+    return len(arguments) if type(arguments) is str else 0
+
+
+def read_usage(usage: object) -> Usage | None:
+    """Token counts of a `usage` object; None when there are none worth the name."""
+    if type(usage) is not dict:
+        return None
+    prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
+    if not prompt and not completion:
+        return None
+    prompt_details = usage.get("prompt_tokens_details")
+    completion_details = usage.get("completion_tokens_details")
+    return Usage(
+        prompt,
+        completion,
+        _count(prompt_details, "cached_tokens") if prompt_details else 0,
+        _count(completion_details, "reasoning_tokens") if completion_details else 0,
+    )
+
+
+def _count(counts: object, name: str) -> int:
+    value = counts.get(name) if type(counts) is dict else None
+    return value if type(value) is int and value > 0 else 0
+
+
+def _text(value: object) -> str | None:
+    return value if type(value) is str else None
+
+
+def _not_a_completion(profile: ProviderProfile) -> ProviderAnswerInvalid:
+    return ProviderAnswerInvalid(f"The answer of {profile.name} is not a completion.", provider=profile.id)

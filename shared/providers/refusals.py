@@ -1,0 +1,224 @@
+"""What a provider's error means to us, whichever of their error forms it came in.
+
+    400 404 413 422        about the caller's request: ProviderRejected, their words kept
+    401 402 403, no quota  about our key: ProviderCredentialRefused, 502
+    429                    ProviderRateLimited, 429
+    503 529                ProviderUnavailable, 503
+    408 and other 5xx      ProviderUnavailable, 502
+    the rest               ProviderError, 502: our configuration, trying again is no use
+
+The sentence is ours. Only what a caller can act upon (message, param and code of
+the first row) is passed on; a raw body never is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from shared.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
+from shared.providers.profile import ProviderProfile
+from shared.providers.retry_after import retry_after_seconds
+
+MAX_MESSAGE_CHARS: Final = 1000
+_CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
+_PARAM: Final = re.compile(r"[\x20-\x7e]{1,200}\Z")
+
+_ABOUT_THE_REQUEST: Final = frozenset({400, 404, 413, 422})
+_OVERLOADED: Final = frozenset({503, 529})
+_OUT_OF_CREDIT: Final = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
+# A 400 of type invalid_request_error, about our account all the same; the sentence is
+# the only sign. Recorded in anthropics/claude-code issue 66314, 2026-06.
+_ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
+
+_STATUS_OF_SIGN: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400,
+    "BadRequestError": 400,
+    "context_length_exceeded": 400,
+    "content_filter": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "billing_error": 402,
+    "insufficient_quota": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "NotFoundError": 404,
+    "model_not_found": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "api_error": 500,
+    "server_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+"""The HTTP status a `code` or `type` stands for, where an error came without one of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorFields:
+    """What could be read from an error body; `found` is False when it was none we know."""
+
+    message: str | None = None
+    type: str | None = None
+    code: str | None = None
+    param: str | None = None
+    status: int | None = None
+    """A status written inside the body: vLLM and OpenRouter put it into `code`."""
+    found: bool = False
+
+    @property
+    def is_out_of_credit(self) -> bool:
+        return (
+            self.code in _OUT_OF_CREDIT
+            or self.type in _OUT_OF_CREDIT
+            or (self.message is not None and self.message.startswith(_ANTHROPIC_OUT_OF_CREDIT))
+        )
+
+
+def from_http(
+    status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile
+) -> ProviderError:
+    """The error of an HTTP answer. Never raises: bodies may be HTML, empty or cut."""
+    lowered = {name.lower(): value for name, value in headers.items()}
+    try:
+        document: object = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        document = None
+    return _refusal(
+        status, read_fields(document), profile, answered=status, retry_after=retry_after_seconds(lowered)
+    )
+
+
+def from_event(document: object, *, profile: ProviderProfile) -> ProviderError:
+    """The error of a document that came with status 200: a stream event, or a plain answer."""
+    fields = read_fields(document)
+    status = fields.status or _STATUS_OF_SIGN.get(fields.code or "") or _STATUS_OF_SIGN.get(fields.type or "")
+    return _refusal(status or 500, fields, profile, answered=None, retry_after=None)
+
+
+def read_fields(document: object) -> ErrorFields:
+    """Reads every form met so far.
+
+    {"error": {message, type, param, code}}   OpenAI, Anthropic, vLLM, OpenRouter
+    {"error": "text"}                         Hugging Face; xAI with `code` beside it
+    {"object": "error", message, ...}         vLLM before 0.10
+    {"detail": "text" | [{loc, msg}]}         FastAPI
+    """
+    if not isinstance(document, dict):
+        return ErrorFields()
+    error = document.get("error")
+    if isinstance(error, dict):
+        return _fields(error)
+    if isinstance(error, str):
+        return _fields({"message": error, "code": document.get("code")})
+    detail = document.get("detail")
+    if isinstance(detail, str):
+        return _fields({"message": detail})
+    if isinstance(detail, list) and detail and isinstance(detail[0], dict):
+        return _fields(_from_fastapi(detail[0]))
+    if isinstance(document.get("message"), str):
+        return _fields(document)
+    return ErrorFields()
+
+
+def _from_fastapi(first: Mapping[str, Any]) -> dict[str, object]:
+    where = first.get("loc")
+    steps = [str(step) for step in where if step != "body"] if isinstance(where, list) else []
+    return {"message": first.get("msg"), "param": ".".join(steps)}
+
+
+def _fields(error: Mapping[str, Any]) -> ErrorFields:
+    code = error.get("code")
+    return ErrorFields(
+        message=_sentence(error.get("message")),
+        type=_matching(_CODE, error.get("type")),
+        code=_matching(_CODE, code),
+        param=_matching(_PARAM, error.get("param")),
+        status=_status(code),
+        found=True,
+    )
+
+
+def _matching(pattern: re.Pattern[str], value: object) -> str | None:
+    # LiteLLM writes the word None where it means null.
+    return value if isinstance(value, str) and value != "None" and pattern.match(value) else None
+
+
+def _sentence(message: object) -> str | None:
+    if not isinstance(message, str):
+        return None
+    cut = message[:MAX_MESSAGE_CHARS]
+    return "".join(char if char.isprintable() else " " for char in cut).strip() or None
+
+
+def _status(code: object) -> int | None:
+    if isinstance(code, str) and code.isascii() and code.isdigit() and len(code) == 3:
+        code = int(code)
+    return code if isinstance(code, int) and 400 <= code <= 599 else None
+
+
+def _refusal(
+    status: int,
+    fields: ErrorFields,
+    profile: ProviderProfile,
+    *,
+    answered: int | None,
+    retry_after: float | None,
+) -> ProviderError:
+    name, provider = profile.name, profile.id
+    if status in {401, 402, 403} or fields.is_out_of_credit:
+        reason = "is out of credit" if status == 402 or fields.is_out_of_credit else "was refused"
+        return ProviderCredentialRefused(
+            f"The gateway's key at {name} {reason}.",
+            provider=provider,
+            provider_status=answered,
+            retry_after_seconds=retry_after,
+        )
+    if status in _ABOUT_THE_REQUEST and (fields.found or status in {413, 422}):
+        return ProviderRejected(
+            fields.message or f"{name} rejected the request ({status}).",
+            provider=provider,
+            provider_status=answered,
+            code=fields.code or ("model_not_found" if status == 404 else None),
+            status=status,
+            param=fields.param,
+        )
+    if status == 429:
+        return ProviderRateLimited(
+            f"{name} limits the rate of requests.",
+            provider=provider,
+            provider_status=answered,
+            retry_after_seconds=retry_after,
+        )
+    if status in _OVERLOADED:
+        return ProviderUnavailable(
+            f"{name} is overloaded.",
+            provider=provider,
+            provider_status=answered,
+            status=503,
+            retry_after_seconds=retry_after,
+        )
+    if status == 408 or status >= 500:
+        return ProviderUnavailable(
+            f"{name} failed to answer." if answered is None else f"{name} failed to answer ({answered}).",
+            provider=provider,
+            provider_status=answered,
+            retry_after_seconds=retry_after,
+        )
+    # A 404 in no known form is a wrong base URL, a 400 one is a proxy's page: not the caller's doing.
+    return ProviderError(
+        f"{name} gave an unexpected answer ({status}); is its base URL right?",
+        provider=provider,
+        provider_status=answered,
+    )

@@ -1,0 +1,82 @@
+"""Every provider of this process, by id: the built-in ones and those of the providers file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import Final
+
+from shared.errors import NotFound
+from shared.providers import openai, vllm
+from shared.providers.configured_secrets import configured_secrets
+from shared.providers.custom import ProvidersFile, check_base_url, read_providers_file
+from shared.providers.profile import ProviderProfile
+from shared.settings import Settings
+
+BUILT_IN: Final[Mapping[str, ProviderProfile]] = MappingProxyType(
+    {module.PROFILE.id: module.PROFILE for module in (openai, vllm)}
+)
+
+
+class Registry:
+    """`profiles` is read-only, in the order providers are listed to people."""
+
+    def __init__(self, profiles: Iterable[ProviderProfile], *, with_credential: Iterable[str] = ()) -> None:
+        self.profiles: Mapping[str, ProviderProfile] = MappingProxyType(
+            {profile.id: profile for profile in profiles}
+        )
+        self._with_credential = frozenset(with_credential)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Registry:
+        """Raises ProvidersFileInvalid, or ValueError naming a base URL that is none."""
+        file = providers_file(settings)
+        profiles = [*_built_in(settings, file), *(endpoint.profile() for endpoint in file.endpoint)]
+        return cls(profiles, with_credential=configured_secrets(settings, file).keys())
+
+    def get(self, provider_id: str) -> ProviderProfile:
+        """Raises NotFound."""
+        profile = self.profiles.get(provider_id)
+        if profile is None:
+            raise NotFound(
+                f"There is no provider {provider_id!r}.", details={"available": list(self.profiles)}
+            )
+        return profile
+
+    def configured(self) -> list[str]:
+        """Ids of providers that could be called: an address, and a credential where one is required.
+
+        What this process was told; an api process may know fewer credentials than the workers.
+        """
+        return [
+            profile.id
+            for profile in self.profiles.values()
+            if profile.base_url and (profile.id in self._with_credential or not profile.credential_required)
+        ]
+
+
+def providers_file(settings: Settings) -> ProvidersFile:
+    """The providers file of these settings; an empty one when there is none."""
+    if settings.providers_file is None:
+        return ProvidersFile()
+    return read_providers_file(settings.providers_file, built_in=BUILT_IN.keys())
+
+
+def _built_in(settings: Settings, file: ProvidersFile) -> Iterable[ProviderProfile]:
+    from_environment = {
+        "openai": settings.openai_base_url,
+        "anthropic": settings.anthropic_base_url,
+        "vllm": settings.vllm_base_url,
+    }
+    for profile in BUILT_IN.values():
+        override = file.providers.get(profile.id)
+        url = from_environment.get(profile.id)
+        if url:
+            try:
+                yield profile.with_base_url(check_base_url(url))
+            except ValueError as exc:
+                raise ValueError(f"{profile.id.upper()}_BASE_URL {exc}") from exc
+        elif override is not None:
+            yield profile.with_base_url(override.base_url)
+        else:
+            yield profile
