@@ -41,7 +41,7 @@ from typing import Any, ClassVar
 class BrokerError(Exception):
     """Root. `type` and `code` are API and stay; the sentence is for people and may change."""
 
-    type: ClassVar[str] = "internal_error"
+    type: str = "internal_error"
     code: str | None = None
     status: int = 500
     retryable: ClassVar[bool] = False
@@ -60,6 +60,29 @@ class BrokerError(Exception):
         self.param = param
         self.details: dict[str, Any] = dict(details or {})
         self.retry_after_seconds = retry_after_seconds
+
+    def to_fields(self) -> dict[str, Any]:
+        """What a worker stores and the api shows. JSON values only."""
+        return {
+            "type": self.type,
+            "code": self.code,
+            "status": self.status,
+            "message": self.message,
+            "param": self.param,
+            "details": self.details,
+            "retry_after": self.retry_after_seconds,
+        }
+
+    @classmethod
+    def from_fields(cls, fields: Mapping[str, Any]) -> BrokerError:
+        error = cls(
+            fields["message"],
+            param=fields["param"],
+            details=fields["details"],
+            retry_after_seconds=fields["retry_after"],
+        )
+        error.type, error.code, error.status = fields["type"], fields["code"], fields["status"]
+        return error
 
 
 class InvalidRequest(BrokerError):

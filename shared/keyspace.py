@@ -3,21 +3,21 @@
 A job's keys carry its shard as hash tag (`{7}`), on whatever provider it runs, so
 each transition is one atomic script in Redis Cluster too.
 
-| key                               | type    | holds                                | ends by |
-| --------------------------------- | ------- | ------------------------------------ | --------------------------- |
-| hr:{s}:lane:<provider>:<lane>     | stream  | ready jobs, one field `job`          | never; entries by ack + delete |
-| hr:{s}:delayed:<provider>         | zset    | `<job>|<lane>` by due time, ms       | promotion |
-| hr:{s}:dead:<provider>            | stream  | dead letters: id, reason, counters   | the operator |
-| hr:{s}:job:<job>                  | hash    | envelope, state, fence, result       | TTL |
-| hr:{s}:events:<job>               | stream  | stream events; id = last ordinal     | TTL |
-| hr:{s}:usage                      | stream  | settled jobs for the ledger          | the ledger's ack + delete |
-| hr:reply:<process>                | channel | results and events for one api process | - |
-| hr:worker:<consumer>              | channel | cancellations for one worker process | - |
-| hr:revoked                        | channel | ids of revoked api keys              | - |
-| hr:key:<digest>                   | string  | a cached principal, JSON             | TTL |
-| hr:key:version                    | string  | counter, raised by each revocation   | never |
-| hr:scheduler:alive                | string  | set while a scheduler runs           | TTL |
-| hr:workers                        | zset    | `<consumer>|<provider>` by last beat | the janitor |
+| key | type | holds | ends by |
+| --- | --- | --- | --- |
+| hr:{s}:lane:<provider>:<lane> | stream | ready jobs, one field `job` | never; entries by ack + delete |
+| hr:{s}:delayed:<provider> | zset | `<job>|<lane>` by due time, ms | promotion |
+| hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
+| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL |
+| hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL |
+| hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
+| hr:reply:<process> | channel | results and events for one api process | - |
+| hr:worker:<consumer> | channel | cancellations for one worker process | - |
+| hr:revoked | channel | ids of revoked api keys | - |
+| hr:key:<digest> | string | a cached principal, JSON | TTL |
+| hr:key:version | string | counter, raised by each revocation | never |
+| hr:scheduler:alive | string | set while a scheduler runs | TTL |
+| hr:workers | zset | `<consumer>|<provider>` by last beat | the janitor |
 """
 
 from __future__ import annotations

@@ -10,17 +10,20 @@ that was frozen and came back is refused (LeaseLost) and can neither answer nor 
 
 from __future__ import annotations
 
+import asyncio
 import os
+import random
 import socket
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from shared import keyspace
+from shared import faultpoints, keyspace
 from shared.domain.job import Job, JobState, Lane
 from shared.domain.usage import Settlement
 from shared.ids import JobId
-from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 from shared.settings import QueueSettings
 
@@ -53,7 +56,8 @@ class Delivery:
 class Lease:
     """The right to run a job. `attempts`: provider calls that already failed.
 
-    `remaining_ms` to the deadline and `waited_ms` since enqueue, both at begin.
+    `remaining_ms` to the deadline and `waited_ms` since enqueue, both at begin;
+    `begun_at`: time.monotonic() of this process then.
     """
 
     delivery: Delivery
@@ -63,6 +67,11 @@ class Lease:
     deliveries: int
     remaining_ms: int
     waited_ms: int
+    begun_at: float
+
+
+def _seconds_left(lease: Lease) -> float:
+    return max(0.0, lease.remaining_ms / 1000 - (time.monotonic() - lease.begun_at))
 
 
 class Consumer:
@@ -91,6 +100,22 @@ class Consumer:
             for key, shard, provider in keys
         }
         self._cursors: dict[str, bytes] = {}
+
+    async def _insist(self, script: str, keys: list[str], *args: RedisArg, within_seconds: float) -> Any:
+        """Call until the server answers: what a provider was paid for is worth waiting for.
+
+        Raises the last RedisError once `within_seconds` are over, others than TRANSIENT at once.
+        """
+        give_up_at = time.monotonic() + within_seconds
+        pause = 0.02
+        while True:
+            try:
+                return await self._scripts.call(script, keys, *args)
+            except TRANSIENT:
+                if time.monotonic() + pause > give_up_at:
+                    raise
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+            pause = min(pause * 2, 1.0)
 
     async def create_groups(self) -> None:
         """Groups start at 0: one created at `$` would never see the jobs already there."""
@@ -156,7 +181,7 @@ class Consumer:
         """None when the job must not run: it is over, expired, poisoned, or somewhere else."""
         self._token += 1
         shard, job_id = delivery.shard, delivery.job_id
-        answer = await self._scripts.call(
+        answer = await self._insist(
             "begin",
             [
                 keyspace.job(shard, job_id),
@@ -171,6 +196,7 @@ class Consumer:
             self.name,
             self._settings.max_deliveries,
             self._settings.inline_result_bytes,
+            within_seconds=self._settings.lease_idle_seconds,
         )
         if answer[0] != b"run":
             return None
@@ -183,6 +209,7 @@ class Consumer:
             deliveries=deliveries,
             remaining_ms=remaining_ms,
             waited_ms=waited_ms,
+            begun_at=time.monotonic(),
         )
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[tuple[Lease, bool]]:
@@ -204,7 +231,7 @@ class Consumer:
         Raises LeaseLost.
         """
         shard, job_id = lease.delivery.shard, lease.job.id
-        answer = await self._scripts.call(
+        answer = await self._insist(
             "append",
             [keyspace.job(shard, job_id), keyspace.events(shard, job_id)],
             job_id,
@@ -212,6 +239,7 @@ class Consumer:
             first,
             first + len(events) - 1,
             b"\n".join(events),
+            within_seconds=_seconds_left(lease),
         )
         if answer == 0:
             raise LeaseLost(job_id)
@@ -222,7 +250,7 @@ class Consumer:
     ) -> None:
         """Raises LeaseLost when the answer came too late to count."""
         shard, job_id = lease.delivery.shard, lease.job.id
-        answer = await self._scripts.call(
+        finishing = self._insist(
             "finish",
             [
                 keyspace.job(shard, job_id),
@@ -237,14 +265,16 @@ class Consumer:
             body,
             settlement.to_wire(),
             self._settings.inline_result_bytes,
+            within_seconds=_seconds_left(lease) + 60,
         )
+        answer = await faultpoints.during("W7", finishing)
         if answer == 0:
             raise LeaseLost(job_id)
 
     async def retry_later(self, lease: Lease, *, delay_seconds: float) -> bool:
         """False when the deadline comes before the retry: finish the job instead. Raises LeaseLost."""
         delivery = lease.delivery
-        answer = await self._scripts.call(
+        answer = await self._insist(
             "retry_later",
             [
                 keyspace.job(delivery.shard, lease.job.id),
@@ -255,6 +285,7 @@ class Consumer:
             lease.fence,
             int(delay_seconds * 1000),
             delivery.lane.value,
+            within_seconds=_seconds_left(lease),
         )
         if answer == 0:
             raise LeaseLost(lease.job.id)
@@ -263,12 +294,13 @@ class Consumer:
     async def hand_back(self, lease: Lease) -> None:
         """Give the job back uncounted. Raises LeaseLost."""
         delivery = lease.delivery
-        answer = await self._scripts.call(
+        answer = await self._insist(
             "hand_back",
             [keyspace.job(delivery.shard, lease.job.id), delivery.lane_key],
             lease.job.id,
             lease.fence,
             self.name,
+            within_seconds=2,
         )
         if answer == 0:
             raise LeaseLost(lease.job.id)

@@ -7,8 +7,7 @@ import time
 from dataclasses import dataclass
 from typing import Any, Final
 
-from redis.exceptions import BusyLoadingError, OutOfMemoryError, ReadOnlyError, RedisError
-from redis.exceptions import ConnectionError as RedisConnectionError
+from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keyspace
@@ -16,15 +15,12 @@ from shared.domain.job import TERMINAL, Job, JobState
 from shared.errors import IdempotencyMismatch, QueueFull, QueueUnavailable
 from shared.ids import AccountId, JobId
 from shared.queue.frames import EventBatch, Result, ResultHead
-from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 from shared.settings import QueueSettings
 
 _WORKER_CHANNEL_PREFIX: Final = keyspace.worker_channel("")
 _PAGE: Final = 500
-
-TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
-"""The server is away or not itself yet: the same script may be sent again."""
 
 
 @dataclass(frozen=True, slots=True)

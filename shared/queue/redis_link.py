@@ -43,6 +43,9 @@ _ERRORS: Final[dict[str, type[RedisError]]] = {
     "WRONGPASS": AuthenticationError,
 }
 
+TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+"""The server is away or not itself yet: the same idempotent call may be sent again."""
+
 RedisArg = str | bytes | int | float
 
 

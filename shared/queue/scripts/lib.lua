@@ -3,7 +3,8 @@
 --   state              see shared/domain/job.py
 --   fence              raised by each begin; whoever holds an older one is refused
 --   entry              id of its entry in the lane, '' while delayed
---   attempts           calls a provider refused or failed; deliveries: times handed to a worker
+--   attempts           calls a provider refused or failed, each followed by a retry
+--   deliveries         times handed to a worker that did not give it back: its own deaths, at most
 --   created, deadline  ms of Redis TIME; retain: ms to keep it once it ended
 --   account, print     its owner; fingerprint of an idempotent request, or ''
 --   reply, attach      channels of waiting api processes, comma separated; how many attached so far

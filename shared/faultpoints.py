@@ -1,0 +1,52 @@
+"""Named points at which a process kills itself (-9), for chaos tests. Nothing when not armed.
+
+FAULTPOINTS is a comma-separated list of `<point>@<n>`: die the n-th time the point is passed.
+
+    W1 delivered, not begun         W5 after a flush of stream events
+    W2 begun, not connected         W6 answer whole, not finished
+    W3 request half sent            W7 finish sent, its reply not read
+    W4 answer headers received      W8 finished
+    W9 around a retry               W10 around a hand-back         W11 reclaimed, not begun
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+_armed: dict[str, int] = {}
+
+
+def arm(spec: str) -> None:
+    """Raises ValueError on a malformed spec."""
+    for item in filter(None, spec.split(",")):
+        point, _, countdown = item.partition("@")
+        _armed[point.strip()] = int(countdown or 1)
+
+
+def is_armed(point: str) -> bool:
+    return point in _armed
+
+
+def hit(point: str) -> None:
+    if point not in _armed:
+        return
+    _armed[point] -= 1
+    if _armed[point] <= 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+async def during(point: str, call: Coroutine[Any, Any, _T]) -> _T:
+    """Await `call`; when armed, pass the point after it was sent and before it is answered."""
+    if point not in _armed:
+        return await call
+    task = asyncio.ensure_future(call)
+    # Three turns: the coroutine starts, its command is flushed, the socket is written.
+    for _ in range(3):
+        await asyncio.sleep(0)
+    hit(point)
+    return await task

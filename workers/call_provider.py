@@ -1,0 +1,259 @@
+"""HOT PATH. The one place that calls a provider: clocks by phase, caps, and error mapping.
+
+    connect ──> request sent ──> first byte ──> body: whole, or event by event
+       connect_seconds      first_byte_seconds       idle_seconds between reads
+       └────────────────────── total_seconds, or the job's deadline ─────────────┘
+
+Foreign exceptions become ours here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+import aiohttp
+
+from shared import faultpoints
+from shared.domain.job import Job, Target
+from shared.domain.usage import Usage
+from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
+from shared.providers.dialect import StreamDecoder
+from shared.providers.profile import ProviderProfile
+from shared.providers.sse_reader import SseReader
+from shared.settings import ProviderSettings
+from workers.transport import Transport
+
+_CHARS_PER_TOKEN: Final = 4
+_MAX_ERROR_BYTES: Final = 65_536
+
+Emit = Callable[[list[bytes]], Awaitable[None]]
+
+
+@dataclass(slots=True)
+class CallProgress:
+    """What is known of a call so far; still true when it is cancelled or breaks."""
+
+    started_at: float = field(default_factory=time.monotonic)
+    sent: bool = False
+    first_byte_at: float | None = None
+    emitted: int = 0
+    usage: Usage | None = None
+    text_chars: int = 0
+    finish_reason: str | None = None
+
+    def elapsed_ms(self) -> int:
+        return int((time.monotonic() - self.started_at) * 1000)
+
+    def ttft_ms(self) -> int | None:
+        if self.first_byte_at is None:
+            return None
+        return int((self.first_byte_at - self.started_at) * 1000)
+
+    def usage_or_estimate(self, request_chars: int) -> Usage:
+        """As the provider counted, else four characters a token for what went out and came back."""
+        if self.usage is not None:
+            return self.usage
+        if not self.sent:
+            return Usage()
+        return Usage(
+            prompt_tokens=-(-request_chars // _CHARS_PER_TOKEN),
+            completion_tokens=-(-self.text_chars // _CHARS_PER_TOKEN),
+            estimated=True,
+        )
+
+
+@dataclass(slots=True)
+class _Phase:
+    """Which clock is running, and for how long it was set."""
+
+    name: str
+    seconds: float
+
+
+async def call_provider(
+    job: Job,
+    target: Target,
+    profile: ProviderProfile,
+    secret: str | None,
+    *,
+    attempt: int,
+    remaining_seconds: float,
+    transport: Transport,
+    settings: ProviderSettings,
+    progress: CallProgress,
+    emit: Emit,
+) -> bytes:
+    """The canonical answer; b"" for a stream, whose events went through `emit`.
+
+    Raises ProviderError (retryable or not), or InvalidRequest for what the provider cannot be asked.
+    """
+    request = profile.dialect.encode_chat(
+        job.body, target=target, profile=profile, stream=job.stream, include_usage=job.include_usage
+    )
+    if secret is None and profile.credential_required:
+        raise ProviderError(f"No credential is configured for {profile.id}.", provider=profile.id)
+    session = transport.session(
+        profile,
+        target.credential,
+        {**profile.headers, **(profile.auth.headers(secret) if secret is not None else {})},
+    )
+    headers = {
+        **request.headers,
+        "x-request-id": job.request_id,
+        "x-headrace-job-id": job.id,
+        "x-headrace-attempt": str(attempt),
+    }
+    loop = asyncio.get_running_loop()
+    total = min(settings.total_seconds, max(0.0, remaining_seconds))
+    end_at = loop.time() + total
+    # An answer that is not streamed comes only when it is whole: its first byte may take the total.
+    first_byte = min(settings.first_byte_seconds, total) if job.stream else total
+    phase = _Phase("first byte", first_byte)
+    try:
+        async with asyncio.timeout_at(loop.time() + first_byte) as clock:
+            faultpoints.hit("W2")
+            progress.sent = True
+            async with session.post(
+                profile.url(request.path),
+                data=_payload(request.body),
+                headers=headers,
+                allow_redirects=False,
+            ) as response:
+                faultpoints.hit("W4")
+                if response.status != 200:
+                    body = await _read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
+                    raise profile.dialect.decode_error(
+                        response.status, _lower(response.headers), body, profile=profile
+                    )
+                if job.stream:
+                    decoder = profile.dialect.open_stream(
+                        target=target, profile=profile, include_usage=job.include_usage
+                    )
+
+                    def tick() -> None:
+                        progress.first_byte_at = progress.first_byte_at or time.monotonic()
+                        idle = min(settings.idle_seconds, end_at - loop.time())
+                        phase.name, phase.seconds = "idle", settings.idle_seconds
+                        clock.reschedule(loop.time() + idle)
+
+                    await _relay(response, decoder, profile, settings, progress, emit, tick)
+                    return b""
+                body = await _read_capped(response, settings.max_answer_bytes, profile)
+                answer = profile.dialect.decode_chat(body, profile=profile, target=target)
+                progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
+                progress.text_chars = len(answer.body)
+                return answer.body
+    except TimeoutError as exc:
+        if isinstance(exc, aiohttp.ClientError):
+            progress.sent = False
+            raise map_foreign(exc, profile) from exc
+        if loop.time() >= end_at - 0.01:
+            phase.name, phase.seconds = "total", total
+        raise ProviderTimeout(
+            f"{profile.name} did not answer in time ({phase.name}, {phase.seconds:g} s).", provider=profile.id
+        ) from exc
+    except aiohttp.ClientConnectorError as exc:
+        progress.sent = False
+        raise map_foreign(exc, profile) from exc
+    except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError, EOFError) as exc:
+        raise map_foreign(exc, profile) from exc
+
+
+def map_foreign(exc: BaseException, profile: ProviderProfile) -> ProviderError:
+    """Our error for what the HTTP client raised. The sentence says nothing of hosts or keys."""
+    if isinstance(exc, TimeoutError):
+        return ProviderTimeout(f"{profile.name} could not be connected to in time.", provider=profile.id)
+    if isinstance(exc, aiohttp.ClientConnectorCertificateError | aiohttp.ClientSSLError | ssl.SSLError):
+        return ProviderUnavailable(f"The TLS connection to {profile.name} failed.", provider=profile.id)
+    if isinstance(exc, aiohttp.ClientConnectorError):
+        return ProviderUnavailable(f"{profile.name} could not be connected to.", provider=profile.id)
+    if isinstance(exc, aiohttp.ClientPayloadError):
+        return ProviderUnavailable(f"{profile.name} cut its answer short.", provider=profile.id)
+    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+        return ProviderAnswerInvalid(
+            f"{profile.name} answered with something that is not HTTP.", provider=profile.id
+        )
+    return ProviderUnavailable(f"The connection to {profile.name} was lost.", provider=profile.id)
+
+
+async def _relay(
+    response: aiohttp.ClientResponse,
+    decoder: StreamDecoder,
+    profile: ProviderProfile,
+    settings: ProviderSettings,
+    progress: CallProgress,
+    emit: Emit,
+    tick: Callable[[], None],
+) -> None:
+    """Events go on as they come: all that one read brought in one flush."""
+    reader = SseReader(profile.id)
+    received = 0
+    async for data in response.content.iter_any():
+        tick()
+        received += len(data)
+        if received > settings.max_answer_bytes:
+            raise ProviderAnswerInvalid(
+                f"The stream of {profile.name} is longer than {settings.max_answer_bytes} bytes.",
+                provider=profile.id,
+            )
+        events: list[bytes] = []
+        try:
+            for event in reader.feed(data):
+                events += decoder.feed(event)
+        finally:
+            progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
+            progress.text_chars = decoder.text_chars
+            if events:
+                progress.emitted += len(events)
+                await emit(events)
+        if decoder.finished:
+            return
+    tail: list[bytes] = []
+    for event in reader.close():
+        tail += decoder.feed(event)
+    progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
+    if tail:
+        progress.emitted += len(tail)
+        await emit(tail)
+    if not decoder.finished and decoder.finish_reason is None:
+        raise ProviderUnavailable(f"{profile.name} cut its stream short.", provider=profile.id)
+
+
+async def _read_capped(
+    response: aiohttp.ClientResponse, cap: int, profile: ProviderProfile, *, truncate: bool = False
+) -> bytes:
+    length = response.content_length
+    if length is not None and length <= cap:
+        return await response.read()
+    parts: list[bytes] = []
+    received = 0
+    async for data in response.content.iter_any():
+        parts.append(data)
+        received += len(data)
+        if received > cap:
+            if truncate:
+                break
+            raise ProviderAnswerInvalid(
+                f"The answer of {profile.name} is longer than {cap} bytes.", provider=profile.id
+            )
+    return b"".join(parts)[:cap]
+
+
+def _payload(body: bytes) -> bytes | AsyncIterator[bytes]:
+    return _in_halves(body) if faultpoints.is_armed("W3") else body
+
+
+async def _in_halves(body: bytes) -> AsyncIterator[bytes]:
+    half = len(body) // 2
+    yield body[:half]
+    faultpoints.hit("W3")
+    yield body[half:]
+
+
+def _lower(headers: Mapping[str, str]) -> dict[str, str]:
+    return {name.lower(): value for name, value in headers.items()}

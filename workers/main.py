@@ -1,0 +1,161 @@
+"""A worker process: what it is made of, and its life from boot to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from arq.connections import RedisSettings
+from loguru import logger
+from redis.exceptions import RedisError
+from shared.providers.catalogue import Catalogue
+
+from shared import faultpoints, keyspace
+from shared.ids import JobId
+from shared.providers.credentials import Credentials
+from shared.providers.registry import Registry
+from shared.queue.consumer import Consumer, Delivery, consumer_name
+from shared.queue.delays import Delays
+from shared.queue.redis_link import RedisLink
+from shared.queue.subscription import Subscription
+from shared.settings import Settings
+from workers.in_flight import InFlight, StopReason
+from workers.run_job import WorkerContext, run_job
+from workers.stream_worker import StreamWorker
+from workers.transport import Transport
+
+
+async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str]) -> None:
+    """Until SIGTERM or SIGINT; then drains. A second signal hands everything back at once."""
+    faultpoints.arm(settings.faultpoints)
+    queue = settings.queue
+    link = RedisLink(redis_url, timeout=queue.worker_timeout_seconds)
+    read_link = RedisLink(redis_url, timeout=queue.block_seconds + queue.worker_timeout_seconds)
+    registry = Registry.from_settings(settings)
+    consumer = Consumer(link, queue, consumer_name(), providers)
+    in_flight = InFlight()
+    context = WorkerContext(
+        settings=settings,
+        consumer=consumer,
+        registry=registry,
+        credentials=Credentials.from_settings(settings),
+        catalogue=Catalogue.load(),
+        transport=Transport(settings.provider),
+        in_flight=in_flight,
+        rng=random.Random(),  # noqa: S311 - jitter
+    )
+    subscription = Subscription(
+        redis_url,
+        [keyspace.worker_channel(consumer.name)],
+        on_message=lambda _, job_id: in_flight.stop(JobId(job_id.decode()), StopReason.CANCELLED),
+    )
+    duties: list[asyncio.Task[None]] = []
+
+    async def startup(_: dict[str, Any]) -> None:
+        await subscription.start()
+        duties.append(asyncio.create_task(_renew_leases(context), name="renew-leases"))
+        duties.append(asyncio.create_task(_promote_when_alone(link, settings, providers), name="promote"))
+        logger.info("worker started", consumer=consumer.name, providers=list(providers))
+
+    async def shutdown(_: dict[str, Any]) -> None:
+        for duty in duties:
+            duty.cancel()
+        await asyncio.gather(*duties, return_exceptions=True)
+        try:
+            await consumer.forget()
+        except RedisError as exc:
+            logger.warning("consumer not removed", error=type(exc).__name__)
+        await subscription.close()
+        await context.transport.close()
+        await link.close()
+        await read_link.close()
+
+    async def job(_: dict[str, Any], delivery: Delivery) -> None:
+        await run_job(context, delivery)
+
+    await _wait_for_queue(consumer)
+    worker = StreamWorker(
+        job,
+        consumer=consumer,
+        read_link=read_link,
+        queue=queue,
+        slots=settings.worker.slots,
+        redis_settings=RedisSettings.from_dsn(redis_url),
+        drain_seconds=settings.worker.drain_seconds,
+        on_startup=startup,
+        on_shutdown=shutdown,
+    )
+    _second_signal_hands_back(worker)
+    try:
+        await worker.async_run()
+    except asyncio.CancelledError:
+        logger.info("worker stopping", consumer=consumer.name, in_flight=len(in_flight))
+    finally:
+        try:
+            await worker.close()
+        except RedisError as exc:
+            logger.warning("worker closed without Redis", error=type(exc).__name__)
+    logger.info("worker stopped", consumer=consumer.name)
+
+
+def _second_signal_hands_back(worker: StreamWorker) -> None:
+    loop = asyncio.get_running_loop()
+    asked = False
+
+    def on_signal(signum: signal.Signals) -> None:
+        nonlocal asked
+        if asked:
+            worker.handle_sig(signum)
+        else:
+            asked = True
+            worker.handle_sig_wait_for_completion(signum)
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, on_signal, signum)
+
+
+async def _wait_for_queue(consumer: Consumer) -> None:
+    """A worker that boots before Redis waits for it."""
+    pause = 0.1
+    while True:
+        try:
+            await consumer.create_groups()
+        except (RedisError, OSError) as exc:
+            logger.warning("waiting for Redis", error=type(exc).__name__, retry_seconds=pause)
+            await asyncio.sleep(pause)
+            pause = min(pause * 2, 5.0)
+        else:
+            return
+
+
+async def _renew_leases(context: WorkerContext) -> None:
+    interval = context.settings.queue.heartbeat_seconds
+    pause = interval
+    while True:
+        await asyncio.sleep(pause)
+        leases = context.in_flight.leases()
+        try:
+            stops = await context.consumer.heartbeat(leases) if leases else []
+        except (RedisError, OSError) as exc:
+            logger.warning("leases not renewed", jobs=len(leases), error=type(exc).__name__)
+            pause = min(interval, 0.1)
+            continue
+        pause = interval
+        for lease, asked in stops:
+            reason = StopReason.CANCELLED if asked else StopReason.LOST
+            context.in_flight.stop(lease.job.id, reason, fence=lease.fence)
+
+
+async def _promote_when_alone(link: RedisLink, settings: Settings, providers: Sequence[str]) -> None:
+    """Retries come due even while no scheduler lives."""
+    delays = Delays(link, shards=settings.queue.shards)
+    while True:
+        await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - jitter
+        try:
+            if not await link.execute("EXISTS", keyspace.SCHEDULER_ALIVE):
+                await delays.promote(providers)
+        except (RedisError, OSError) as exc:
+            logger.debug("promotion skipped", error=type(exc).__name__)

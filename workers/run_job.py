@@ -1,0 +1,246 @@
+"""HOT PATH. One delivery from lease to end, whatever happens on the way."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from random import Random
+
+from loguru import logger
+from redis.exceptions import RedisError
+from shared.providers.catalogue import Catalogue
+
+from shared import faultpoints
+from shared.domain.job import JobState, UnknownEnvelope
+from shared.domain.usage import Outcome, Settlement, Usage
+from shared.errors import BrokerError, DeadlineExceeded, ProviderUnavailable
+from shared.providers.credentials import Credentials
+from shared.providers.registry import Registry
+from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
+from shared.queue.frames import ResultHead
+from shared.settings import Settings
+from workers.attempts import retry_delay
+from workers.call_provider import CallProgress, call_provider
+from workers.in_flight import Flight, InFlight, StopReason
+from workers.transport import Transport
+
+
+class StopAsked(Exception):
+    """The job's log says that its caller does not want it any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerContext:
+    settings: Settings
+    consumer: Consumer
+    registry: Registry
+    credentials: Credentials
+    catalogue: Catalogue
+    transport: Transport
+    in_flight: InFlight
+    rng: Random
+
+
+async def run_job(ctx: WorkerContext, delivery: Delivery) -> None:
+    """Never raises: whatever goes wrong ends in the job's state, or leaves it to be reclaimed."""
+    faultpoints.hit("W1")
+    try:
+        lease = await ctx.consumer.begin(delivery)
+    except UnknownEnvelope as exc:
+        # A newer release wrote it; its own workers will take it. Left unbegun, the lease lapses.
+        logger.warning("job envelope not understood", job_id=delivery.job_id, reason=str(exc))
+        return
+    except asyncio.CancelledError:
+        await _quietly(ctx.consumer.release(delivery))
+        return
+    except RedisError as exc:
+        logger.warning("job not begun", job_id=delivery.job_id, error=type(exc).__name__)
+        return
+    if lease is None:
+        return
+    progress = CallProgress()
+    with ctx.in_flight.track(lease) as flight:
+        try:
+            await _execute(ctx, lease, progress)
+        except asyncio.CancelledError:
+            await _stopped(ctx, lease, flight, progress)
+        except StopAsked:
+            await _quietly(_cancelled(ctx, lease, progress))
+        except LeaseLost:
+            logger.info("late result refused", job_id=lease.job.id, fence=lease.fence)
+        except RedisError as exc:
+            logger.warning("job left to be reclaimed", job_id=lease.job.id, error=type(exc).__name__)
+        except Exception as exc:
+            logger.opt(exception=exc).error("job failed unexpectedly", job_id=lease.job.id)
+            await _quietly(_failed(ctx, lease, progress, BrokerError("An internal error occurred.")))
+
+
+async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
+    job, target = lease.job, lease.job.target
+    next_ordinal = 1
+
+    async def emit(events: list[bytes]) -> None:
+        nonlocal next_ordinal
+        wanted = await ctx.consumer.append(lease, next_ordinal, events)
+        next_ordinal += len(events)
+        faultpoints.hit("W5")
+        if not wanted:
+            raise StopAsked
+
+    try:
+        profile = ctx.registry.get(target.provider)
+        secret = ctx.credentials.resolve(target)
+        body = await call_provider(
+            job,
+            target,
+            profile,
+            None if secret is None else secret.get_secret_value(),
+            attempt=lease.attempts + 1,
+            remaining_seconds=lease.remaining_ms / 1000,
+            transport=ctx.transport,
+            settings=ctx.settings.provider,
+            progress=progress,
+            emit=emit,
+        )
+    except BrokerError as error:
+        await _provider_failed(ctx, lease, progress, error)
+        return
+    faultpoints.hit("W6")
+    settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
+    await ctx.consumer.finish(
+        lease,
+        JobState.SUCCEEDED,
+        head=_head(lease, settlement, status=200).to_wire(),
+        body=body,
+        settlement=settlement,
+    )
+    faultpoints.hit("W8")
+
+
+async def _provider_failed(
+    ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError
+) -> None:
+    delay = retry_delay(
+        error, attempts=lease.attempts, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng
+    )
+    if delay is not None:
+        faultpoints.hit("W9")
+        if await ctx.consumer.retry_later(lease, delay_seconds=delay):
+            logger.info(
+                "attempt failed, retry later",
+                job_id=lease.job.id,
+                request_id=lease.job.request_id,
+                provider=lease.job.target.provider,
+                attempt=lease.attempts + 1,
+                error=error.code,
+                delay_seconds=round(delay, 3),
+            )
+            return
+    await _failed(ctx, lease, progress, error)
+
+
+async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError) -> None:
+    if progress.elapsed_ms() >= lease.remaining_ms and error.code == "provider_timeout":
+        error = DeadlineExceeded("The deadline passed before the provider answered.")
+    logger.info(
+        "job failed",
+        job_id=lease.job.id,
+        request_id=lease.job.request_id,
+        provider=lease.job.target.provider,
+        attempts=lease.attempts + 1,
+        error=error.code,
+        status=error.status,
+    )
+    settlement = _settlement(ctx, lease, progress, Outcome.FAILED, error)
+    await ctx.consumer.finish(
+        lease,
+        JobState.FAILED,
+        head=_head(lease, settlement, status=error.status, error=error).to_wire(),
+        body=b"",
+        settlement=settlement,
+    )
+
+
+async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: CallProgress) -> None:
+    """The task was cancelled: by its caller, by a lost lease, or because this worker stops."""
+    if flight.stop_reason is StopReason.LOST:
+        logger.info("lease lost, job dropped", job_id=lease.job.id, fence=lease.fence)
+        return
+    if flight.stop_reason is StopReason.CANCELLED:
+        await _quietly(_cancelled(ctx, lease, progress))
+        return
+    faultpoints.hit("W10")
+    if progress.emitted:
+        # Its reader has seen the start of an answer that nobody can continue.
+        error = ProviderUnavailable(
+            "The stream was interrupted: this worker is shutting down.",
+            provider=lease.job.target.provider,
+            code="stream_interrupted",
+        )
+        await _quietly(_failed(ctx, lease, progress, error))
+    else:
+        await _quietly(ctx.consumer.hand_back(lease))
+
+
+async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
+    settlement = _settlement(ctx, lease, progress, Outcome.CANCELLED)
+    await ctx.consumer.finish(
+        lease,
+        JobState.CANCELLED,
+        head=_head(lease, settlement, status=409).to_wire(),
+        body=b"",
+        settlement=settlement,
+    )
+
+
+async def _quietly(write: Awaitable[None]) -> None:
+    """The last write of a job that is over for this worker; if it fails, the lease lapses instead."""
+    try:
+        await write
+    except LeaseLost:
+        logger.info("late result refused")
+    except RedisError as exc:
+        logger.warning("last write of a job failed", error=type(exc).__name__)
+
+
+def _settlement(
+    ctx: WorkerContext,
+    lease: Lease,
+    progress: CallProgress,
+    outcome: Outcome,
+    error: BrokerError | None = None,
+) -> Settlement:
+    target = lease.job.target
+    # A call that failed before it answered anything is not charged, unless the provider said so.
+    charged = outcome is not Outcome.FAILED or progress.emitted or progress.usage is not None
+    usage = progress.usage_or_estimate(len(lease.job.body)) if charged else Usage()
+    return Settlement(
+        outcome=outcome,
+        provider=target.provider,
+        model=target.model,
+        usage=usage,
+        cost_micro_usd=ctx.catalogue.cost_micro_usd(target.provider, target.model, usage),
+        queue_ms=lease.waited_ms,
+        provider_ms=progress.elapsed_ms(),
+        ttft_ms=progress.ttft_ms(),
+        attempts=lease.attempts + 1,
+        deliveries=lease.deliveries,
+        error=None if error is None else error.code,
+    )
+
+
+def _head(
+    lease: Lease, settlement: Settlement, *, status: int, error: BrokerError | None = None
+) -> ResultHead:
+    return ResultHead(
+        outcome=settlement.outcome,
+        status=status,
+        provider=settlement.provider,
+        model=settlement.model,
+        prompt_tokens=settlement.usage.prompt_tokens,
+        completion_tokens=settlement.usage.completion_tokens,
+        attempts=settlement.attempts,
+        queue_ms=settlement.queue_ms,
+        error=None if error is None else error.to_fields(),
+    )
