@@ -170,14 +170,14 @@ def _encode(view: dict[str, Any]) -> bytes:
 def _from_problems(
     problems: Iterable[Mapping[str, Any]], *, tagged: frozenset[str] = frozenset()
 ) -> InvalidRequest:
-    found: dict[tuple[str | int, ...], str] = {}
+    found: dict[tuple[str | int, ...], list[tuple[str, str]]] = {}
     for problem in problems:
-        path = _path(problem["loc"], tagged)
-        found.setdefault(*_restate(problem, path))
+        path, said = _restate(problem, _path(problem["loc"], tagged))
+        found.setdefault(path, []).append((problem["type"], said))
     # A union reports each branch; the branch that got deepest is the one that was meant.
     deepest = {
-        path: said
-        for path, said in found.items()
+        path: _one_sentence(told)
+        for path, told in found.items()
         if not any(len(other) > len(path) and other[: len(path)] == path for other in found)
     }
     details = [{"path": render_path(path), "problem": said} for path, said in deepest.items()]
@@ -191,12 +191,18 @@ def _from_problems(
     )
 
 
+def _one_sentence(told: list[tuple[str, str]]) -> str:
+    """At one path, a branch of the right type and a wrong value tells more than "not a string"."""
+    about_values = [said for kind, said in told if not kind.endswith("_type")]
+    return about_values[0] if about_values else ", or: ".join(dict.fromkeys(said for _, said in told))
+
+
 def _path(location: tuple[str | int, ...], tagged: frozenset[str]) -> tuple[str | int, ...]:
     steps = location[1:] if location and location[0] in _PLACES else location
     path: list[str | int] = []
     for index, step in enumerate(steps):
         if isinstance(step, str):
-            if step.startswith("~"):
+            if step.startswith("~") or step == "[key]":
                 continue
             if index >= 2 and isinstance(steps[index - 1], int) and steps[index - 2] in tagged:
                 continue
