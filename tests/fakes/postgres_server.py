@@ -8,8 +8,8 @@ import shutil
 import signal
 import subprocess
 import tempfile
-import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -107,19 +107,8 @@ class PostgresServer:
             finally:
                 await connection.close()
 
-        failures: list[BaseException] = []
-
-        def body() -> None:
-            try:
-                asyncio.run(run())
-            except BaseException as failure:
-                failures.append(failure)
-
-        thread = threading.Thread(target=body)
-        thread.start()
-        thread.join()
-        if failures:
-            raise failures[0]
+        with ThreadPoolExecutor(max_workers=1) as apart:
+            apart.submit(asyncio.run, run()).result()
 
     def _initdb(self) -> None:
         self._run(

@@ -1,0 +1,16 @@
+"""Accounts: the tenants."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.repositories.insert import insert_new
+from shared.db.tables import account
+from shared.ids import AccountId
+
+
+async def ensure(connection: AsyncConnection, account_id: AccountId, *, name: str, at: datetime) -> None:
+    """Create the account unless there is one with this id."""
+    await insert_new(connection, account, [{"id": account_id, "name": name, "created_at": at}])

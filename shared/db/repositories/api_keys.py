@@ -1,0 +1,97 @@
+"""The keys we issued. The key itself is nowhere: a digest finds it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+
+from sqlalchemy import Row, func, insert, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.tables import api_key
+from shared.ids import AccountId, ApiKeyId
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKeyRecord:
+    """`prefix` and `last4` are for people to recognise a key by. `scopes`: None allows everything."""
+
+    id: ApiKeyId
+    account_id: AccountId
+    name: str
+    digest: str
+    prefix: str
+    last4: str
+    created_at: datetime
+    created_by: str | None = None
+    expires_at: datetime | None = None
+    revoked_at: datetime | None = None
+    scopes: tuple[str, ...] | None = None
+
+    def is_usable(self, now: datetime) -> bool:
+        return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
+
+
+async def create(connection: AsyncConnection, record: ApiKeyRecord) -> None:
+    """The account must exist."""
+    await connection.execute(insert(api_key).values(_values(record)))
+
+
+async def find_by_digest(connection: AsyncConnection, digest: str) -> ApiKeyRecord | None:
+    """Revoked and expired keys too. The one question without an account: its answer is the account."""
+    found = (await connection.execute(select(api_key).where(api_key.c.digest == digest))).one_or_none()
+    return None if found is None else _record(found)
+
+
+async def list_of(connection: AsyncConnection, account: AccountId) -> list[ApiKeyRecord]:
+    """An account's keys, newest first, revoked ones included."""
+    rows = await connection.execute(
+        select(api_key)
+        .where(api_key.c.account_id == account)
+        .order_by(api_key.c.created_at.desc(), api_key.c.id)
+    )
+    return [_record(row) for row in rows]
+
+
+async def list_for_operator(connection: AsyncConnection) -> list[ApiKeyRecord]:
+    """Everybody's keys, for the command line of whoever runs the broker; never behind a route."""
+    rows = await connection.execute(select(api_key).order_by(api_key.c.created_at.desc(), api_key.c.id))
+    return [_record(row) for row in rows]
+
+
+async def revoke(
+    connection: AsyncConnection, key_id: ApiKeyId, *, account: AccountId, at: datetime
+) -> str | None:
+    """The revoked key's digest; None when the account has no such key. Again changes nothing."""
+    return await _revoke(connection, key_id, account=account, at=at)
+
+
+async def revoke_for_operator(connection: AsyncConnection, key_id: ApiKeyId, *, at: datetime) -> str | None:
+    """`revoke()` over all accounts, for the command line; never behind a route."""
+    return await _revoke(connection, key_id, account=None, at=at)
+
+
+async def _revoke(
+    connection: AsyncConnection, key_id: ApiKeyId, *, account: AccountId | None, at: datetime
+) -> str | None:
+    revoked = (
+        update(api_key)
+        .where(api_key.c.id == key_id)
+        .values(revoked_at=func.coalesce(api_key.c.revoked_at, literal(at, api_key.c.revoked_at.type)))
+        .returning(api_key.c.digest)
+    )
+    if account is not None:
+        revoked = revoked.where(api_key.c.account_id == account)
+    digest: str | None = (await connection.execute(revoked)).scalar_one_or_none()
+    return digest
+
+
+def _values(record: ApiKeyRecord) -> dict[str, object]:
+    scopes = None if record.scopes is None else list(record.scopes)
+    return {**asdict(record), "scopes": scopes}
+
+
+def _record(row: Row[tuple[object, ...]]) -> ApiKeyRecord:
+    columns = dict(row._mapping)
+    scopes = columns.pop("scopes")
+    return ApiKeyRecord(**columns, scopes=None if scopes is None else tuple(scopes))
