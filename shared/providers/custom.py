@@ -1,7 +1,7 @@
 """OpenAI-compatible endpoints an operator configured, and other addresses for built-in providers.
 
 [[endpoint]]
-id = "lab"                                # ^[a-z][a-z0-9_]{0,31}$, the part before the slash in lab/mistral-7b
+id = "lab"                                # ^[a-z][a-z0-9_]{0,31}$, what stands before the slash in lab/phi-4
 name = "Lab cluster"                      # for people; the id when left out
 base_url = "https://lab.example/v1"
 api_key_env = "LAB_API_KEY"               # or api_key = "..."; neither for an open endpoint

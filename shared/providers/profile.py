@@ -19,6 +19,8 @@ class Capability(StrEnum):
     FUNCTION_CALLING = "function-calling"
     STRUCTURED_OUTPUT = "structured-output"
     REASONING = "reasoning"
+    EFFORT = "effort"
+    """Takes a reasoning effort."""
 
 
 class Auth(Protocol):

@@ -41,6 +41,11 @@ _OUT_OF_CREDIT: Final = frozenset({"insufficient_quota", "billing_error", "billi
 # the only sign. Recorded in anthropics/claude-code issue 66314, 2026-06.
 _ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
 
+_ACCOUNT_TROUBLE: Final = frozenset(
+    {"organization_on_hold", "cmek_key_disabled", "cmek_key_network_blocked", "account_deactivated"}
+)
+"""Codes of a 400 that says nothing about the request. anthropic-python 2.11, types/shared/error_details.py."""
+
 _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "invalid_request_error": 400,
     "BadRequestError": 400,
@@ -140,6 +145,9 @@ def _from_fastapi(first: Mapping[str, Any]) -> dict[str, object]:
 
 def _fields(error: Mapping[str, Any]) -> ErrorFields:
     code = error.get("code")
+    details = error.get("details")
+    if code is None and isinstance(details, dict):
+        code = details.get("error_code")
     return ErrorFields(
         message=_sentence(error.get("message")),
         type=_matching(_CODE, error.get("type")),
@@ -177,7 +185,7 @@ def _refusal(
     retry_after: float | None,
 ) -> ProviderError:
     name, provider = profile.name, profile.id
-    if status in {401, 402, 403} or fields.is_out_of_credit:
+    if status in {401, 402, 403} or fields.is_out_of_credit or fields.code in _ACCOUNT_TROUBLE:
         reason = "is out of credit" if status == 402 or fields.is_out_of_credit else "was refused"
         return ProviderCredentialRefused(
             f"The gateway's key at {name} {reason}.",

@@ -7,14 +7,14 @@ from types import MappingProxyType
 from typing import Final
 
 from shared.errors import NotFound
-from shared.providers import openai, vllm
+from shared.providers import anthropic, openai, vllm
 from shared.providers.configured_secrets import configured_secrets
 from shared.providers.custom import ProvidersFile, check_base_url, read_providers_file
 from shared.providers.profile import ProviderProfile
 from shared.settings import Settings
 
 BUILT_IN: Final[Mapping[str, ProviderProfile]] = MappingProxyType(
-    {module.PROFILE.id: module.PROFILE for module in (openai, vllm)}
+    {module.PROFILE.id: module.PROFILE for module in (openai, anthropic, vllm)}
 )
 
 

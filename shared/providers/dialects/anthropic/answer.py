@@ -1,0 +1,150 @@
+"""An Anthropic message as an OpenAI chat completion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import orjson
+
+from shared.domain.usage import Usage
+from shared.errors import ProviderAnswerInvalid
+from shared.providers import refusals
+from shared.providers.dialect import Answer
+from shared.providers.profile import ProviderProfile
+
+_FINISH_REASONS: Final[Mapping[str, str]] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "pause_turn": "stop",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "tool_use": "tool_calls",
+    "refusal": "content_filter",
+}
+
+
+def decode_message(body: bytes, *, profile: ProviderProfile, created: int) -> Answer:
+    try:
+        message = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise ProviderAnswerInvalid(
+            f"The answer of {profile.name} is not JSON.", provider=profile.id
+        ) from exc
+    if type(message) is not dict:
+        raise _not_a_message(profile)
+    if message.get("type") == "error" or message.get("error"):
+        raise refusals.from_event(message, profile=profile)
+    content = message.get("content")
+    if type(content) is not list or not all(type(block) is dict for block in content):
+        raise _not_a_message(profile)
+    counts = UsageCounts()
+    counts.add(message.get("usage"))
+    reason = finish_reason(message.get("stop_reason")) or "stop"
+    answer = {
+        "id": completion_id(message.get("id")),
+        "object": "chat.completion",
+        "created": created,
+        "model": message.get("model"),
+        "choices": [{"index": 0, "message": _assistant(content), "logprobs": None, "finish_reason": reason}],
+        "usage": counts.as_openai(),
+    }
+    return Answer(orjson.dumps(answer), counts.usage(), reason)
+
+
+def _assistant(content: list[dict[str, Any]]) -> dict[str, Any]:
+    text: list[str] = []
+    thinking: list[str] = []
+    calls: list[dict[str, Any]] = []
+    for block in content:
+        kind = block.get("type")
+        if kind == "text":
+            text.append(_string(block.get("text")))
+        elif kind == "thinking":
+            thinking.append(_string(block.get("thinking")))
+        elif kind == "tool_use":
+            arguments = orjson.dumps(block.get("input") or {}).decode()
+            calls.append(tool_call(block, arguments))
+        # Blocks of server-side tools have no counterpart; the text around them stands for them.
+    message: dict[str, Any] = {"role": "assistant", "content": "".join(text), "refusal": None}
+    if calls:
+        message["content"] = message["content"] or None
+        message["tool_calls"] = calls
+    if reasoning := "".join(thinking):
+        message["reasoning_content"] = reasoning
+    return message
+
+
+def tool_call(block: Mapping[str, Any], arguments: str) -> dict[str, Any]:
+    return {
+        "id": _string(block.get("id")),
+        "type": "function",
+        "function": {"name": _string(block.get("name")), "arguments": arguments},
+    }
+
+
+def completion_id(message_id: object) -> str:
+    """The same tail as Anthropic's own id, so that one can be found by the other."""
+    return "chatcmpl-" + (_string(message_id).removeprefix("msg_") or "unknown")
+
+
+def finish_reason(stop_reason: object) -> str | None:
+    """A reason we do not know yet is an end like any other."""
+    return _FINISH_REASONS.get(stop_reason, "stop") if isinstance(stop_reason, str) else None
+
+
+class UsageCounts:
+    """Anthropic's counts, which a stream gives in several events, each cumulative."""
+
+    __slots__ = ("_cache_read", "_cache_written", "_input", "_output", "_said", "_thinking")
+
+    def __init__(self) -> None:
+        self._input = self._cache_written = self._cache_read = self._output = self._thinking = 0
+        self._said = False
+
+    def add(self, usage: object) -> None:
+        if type(usage) is not dict:
+            return
+        self._said = True
+        self._input = _count(usage, "input_tokens", self._input)
+        self._cache_written = _count(usage, "cache_creation_input_tokens", self._cache_written)
+        self._cache_read = _count(usage, "cache_read_input_tokens", self._cache_read)
+        self._output = _count(usage, "output_tokens", self._output)
+        details = usage.get("output_tokens_details")
+        if type(details) is dict:
+            self._thinking = _count(details, "thinking_tokens", self._thinking)
+
+    def usage(self) -> Usage | None:
+        if not self._said:
+            return None
+        return Usage(self._prompt, self._output, self._cache_read, self._thinking)
+
+    def as_openai(self) -> dict[str, Any]:
+        return {
+            "prompt_tokens": self._prompt,
+            "completion_tokens": self._output,
+            "total_tokens": self._prompt + self._output,
+            "prompt_tokens_details": {
+                "cached_tokens": self._cache_read,
+                "cache_write_tokens": self._cache_written,
+            },
+            "completion_tokens_details": {"reasoning_tokens": self._thinking},
+        }
+
+    @property
+    def _prompt(self) -> int:
+        # Anthropic's input_tokens leaves out what the cache took part in; OpenAI's prompt_tokens has it all.
+        return self._input + self._cache_written + self._cache_read
+
+
+def _count(counts: Mapping[str, Any], name: str, so_far: int) -> int:
+    value = counts.get(name)
+    return value if type(value) is int and value >= 0 else so_far
+
+
+def _string(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def _not_a_message(profile: ProviderProfile) -> ProviderAnswerInvalid:
+    return ProviderAnswerInvalid(f"The answer of {profile.name} is not a message.", provider=profile.id)
