@@ -44,7 +44,7 @@ _ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
 _ACCOUNT_TROUBLE: Final = frozenset(
     {"organization_on_hold", "cmek_key_disabled", "cmek_key_network_blocked", "account_deactivated"}
 )
-"""Codes of a 400 that says nothing about the request. anthropic-python 2.11, types/shared/error_details.py."""
+"""Codes of a 400 that is not about the request. anthropic-python 2.11, types/shared/error_details.py."""
 
 _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "invalid_request_error": 400,
