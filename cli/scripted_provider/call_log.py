@@ -1,0 +1,163 @@
+"""The call log: who called, when each call was open, and how it ended.
+
+With a file, each call writes two JSON lines, whole and at once, so that a
+reader who kills anything else can count the calls open at any instant:
+
+    {"event": "open", "call": 7, "job": "job_1", "attempt": 1, "path": "/v1/messages",
+     "model": "m", "stream": true, "cue": "hang", "open_at": 1790000000.1}
+    {"event": "close", ...the same..., "close_at": 1790000001.2, "status": 200,
+     "chunks_sent": 12, "outcome": "client_closed"}
+
+`job` and `attempt` are the caller's x-headrace-job-id and x-headrace-attempt.
+`status` is null until a status line was sent. Times are Unix seconds.
+"""
+
+import asyncio
+import os
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+KEPT_WITHOUT_FILE = 10_000
+
+
+class Outcome(StrEnum):
+    COMPLETE = "complete"
+    """All bytes were handed to the kernel."""
+    CUT = "cut"
+    """We closed early, on cue."""
+    CLIENT_CLOSED = "client_closed"
+    """The client closed or reset the connection first."""
+    STOPPED = "stopped"
+    """This process was told to stop."""
+
+
+@dataclass(slots=True, eq=False)
+class Call:
+    call: int
+    job: str | None
+    attempt: int | str | None
+    path: str
+    model: str | None
+    stream: bool
+    cue: str | None
+    open_at: float
+    close_at: float | None = None
+    status: int | None = None
+    chunks_sent: int = 0
+    outcome: Outcome | None = None
+
+    def opening(self) -> dict[str, Any]:
+        return {
+            "call": self.call,
+            "job": self.job,
+            "attempt": self.attempt,
+            "path": self.path,
+            "model": self.model,
+            "stream": self.stream,
+            "cue": self.cue,
+            "open_at": self.open_at,
+        }
+
+    def whole(self) -> dict[str, Any]:
+        return self.opening() | {
+            "close_at": self.close_at,
+            "status": self.status,
+            "chunks_sent": self.chunks_sent,
+            "outcome": self.outcome,
+        }
+
+
+class CallLog:
+    """Calls since the last `clear`: all of them with a file, the last 10,000 without."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if path else None
+        self._calls: deque[Call] = deque(maxlen=None if path else KEPT_WITHOUT_FILE)
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+        self._last = 0
+        self.clear()
+
+    def next_number(self) -> int:
+        self._last += 1
+        return self._last
+
+    def open(self, call: Call) -> None:
+        self._calls.append(call)
+        self._opened += 1
+        self._open += 1
+        self._max_open = max(self._max_open, self._open)
+        if self._file is not None:
+            os.write(self._file, orjson.dumps({"event": "open"} | call.opening()) + b"\n")
+        if self._waiting:
+            self._wake()
+
+    def close(self, call: Call, outcome: Outcome) -> None:
+        call.close_at = time.time()
+        call.outcome = outcome
+        if self._file is not None:
+            os.write(self._file, orjson.dumps({"event": "close"} | call.whole()) + b"\n")
+        if call.call <= self._cleared_up_to:
+            return
+        self._open -= 1
+        self._chunks_sent += call.chunks_sent
+        self._outcomes[outcome] += 1
+        self._statuses[call.status] += 1
+        if self._waiting:
+            self._wake()
+
+    async def reach(self, *, opened: int, closed: int) -> None:
+        """Wait until so many calls were opened and closed since the last `clear`."""
+
+        def reached() -> bool:
+            return self._opened >= opened and self._opened - self._open >= closed
+
+        if reached():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((reached, future))
+        try:
+            await future
+        finally:
+            self._waiting = [entry for entry in self._waiting if entry[1] is not future]
+
+    def clear(self) -> None:
+        """Forget the calls so far, those still open included; the file keeps them."""
+        self._calls.clear()
+        self._cleared_up_to = self._last
+        self._opened = 0
+        self._open: int = 0
+        self._max_open: int = 0
+        self._chunks_sent = 0
+        self._outcomes: Counter[Outcome] = Counter()
+        self._statuses: Counter[int | None] = Counter()
+
+    def calls(self) -> list[dict[str, Any]]:
+        return [call.whole() for call in self._calls]
+
+    def stats(self) -> dict[str, Any]:
+        return {
+            "calls": self._opened,
+            "open": self._open,
+            "max_open": self._max_open,
+            "chunks_sent": self._chunks_sent,
+            "outcomes": {outcome.value: count for outcome, count in self._outcomes.items()},
+            "statuses": {str(status): count for status, count in self._statuses.items()},
+            "cpu_seconds": time.process_time(),
+        }
+
+    def shut(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _wake(self) -> None:
+        for reached, future in self._waiting:
+            if not future.done() and reached():
+                future.set_result(None)
