@@ -17,7 +17,7 @@ import os
 import time
 from collections import Counter, deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -74,6 +74,23 @@ class Call:
         }
 
 
+@dataclass(slots=True)
+class Tally:
+    """Counts since the last `clear`, for calls whose number is above `after`."""
+
+    after: int
+    opened: int = 0
+    closed: int = 0
+    max_open: int = 0
+    chunks_sent: int = 0
+    outcomes: Counter[Outcome] = field(default_factory=Counter)
+    statuses: Counter[int | None] = field(default_factory=Counter)
+
+    @property
+    def open(self) -> int:
+        return self.opened - self.closed
+
+
 class CallLog:
     """Calls since the last `clear`: all of them with a file, the last 10,000 without."""
 
@@ -82,17 +99,17 @@ class CallLog:
         self._calls: deque[Call] = deque(maxlen=None if path else KEPT_WITHOUT_FILE)
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._last = 0
-        self.clear()
+        self._tally = Tally(after=0)
 
     def next_number(self) -> int:
         self._last += 1
         return self._last
 
     def open(self, call: Call) -> None:
+        tally = self._tally
         self._calls.append(call)
-        self._opened += 1
-        self._open += 1
-        self._max_open = max(self._max_open, self._open)
+        tally.opened += 1
+        tally.max_open = max(tally.max_open, tally.open)
         if self._file is not None:
             os.write(self._file, orjson.dumps({"event": "open"} | call.opening()) + b"\n")
         if self._waiting:
@@ -103,12 +120,13 @@ class CallLog:
         call.outcome = outcome
         if self._file is not None:
             os.write(self._file, orjson.dumps({"event": "close"} | call.whole()) + b"\n")
-        if call.call <= self._cleared_up_to:
+        tally = self._tally
+        if call.call <= tally.after:
             return
-        self._open -= 1
-        self._chunks_sent += call.chunks_sent
-        self._outcomes[outcome] += 1
-        self._statuses[call.status] += 1
+        tally.closed += 1
+        tally.chunks_sent += call.chunks_sent
+        tally.outcomes[outcome] += 1
+        tally.statuses[call.status] += 1
         if self._waiting:
             self._wake()
 
@@ -116,7 +134,7 @@ class CallLog:
         """Wait until so many calls were opened and closed since the last `clear`."""
 
         def reached() -> bool:
-            return self._opened >= opened and self._opened - self._open >= closed
+            return self._tally.opened >= opened and self._tally.closed >= closed
 
         if reached():
             return
@@ -130,25 +148,20 @@ class CallLog:
     def clear(self) -> None:
         """Forget the calls so far, those still open included; the file keeps them."""
         self._calls.clear()
-        self._cleared_up_to = self._last
-        self._opened = 0
-        self._open: int = 0
-        self._max_open: int = 0
-        self._chunks_sent = 0
-        self._outcomes: Counter[Outcome] = Counter()
-        self._statuses: Counter[int | None] = Counter()
+        self._tally = Tally(after=self._last)
 
     def calls(self) -> list[dict[str, Any]]:
         return [call.whole() for call in self._calls]
 
     def stats(self) -> dict[str, Any]:
+        tally = self._tally
         return {
-            "calls": self._opened,
-            "open": self._open,
-            "max_open": self._max_open,
-            "chunks_sent": self._chunks_sent,
-            "outcomes": {outcome.value: count for outcome, count in self._outcomes.items()},
-            "statuses": {str(status): count for status, count in self._statuses.items()},
+            "calls": tally.opened,
+            "open": tally.open,
+            "max_open": tally.max_open,
+            "chunks_sent": tally.chunks_sent,
+            "outcomes": {outcome.value: count for outcome, count in tally.outcomes.items()},
+            "statuses": {str(status): count for status, count in tally.statuses.items()},
             "cpu_seconds": time.process_time(),
         }
 
