@@ -23,6 +23,7 @@ from api.error_views import internal_error, render, surface_of
 from api.request_body import too_large
 from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
 from shared.ids import RequestId, accept_request_id
+from shared.observability.logging import log_fast
 from shared.settings import ApiSettings
 
 OnResponse = Callable[[Scope, int, float], None]
@@ -164,12 +165,13 @@ def _is_json(content_type: bytes | None) -> bool:
 def _log_request(scope: Scope, status: int, seconds: float) -> None:
     state: dict[str, Any] = scope["state"]
     error = state.get("error")
-    log.info(
-        "request",
-        method=scope["method"] if scope["method"] in _METHODS else "other",
-        route=route_of(scope),
-        status=status,
-        duration_ms=round(seconds * 1000, 3),
-        request_id=state["request_id"],
-        **({} if error is None else {"error": error.code or error.type}),
-    )
+    fields: dict[str, Any] = {
+        "method": scope["method"] if scope["method"] in _METHODS else "other",
+        "route": route_of(scope),
+        "status": status,
+        "duration_ms": round(seconds * 1000, 3),
+        "request_id": state["request_id"],
+    }
+    if error is not None:
+        fields["error"] = error.code or error.type
+    log_fast("request", fields)
