@@ -1,0 +1,311 @@
+"""From a key to its principal: this process, then Redis, then the database.
+
+    token -> cached() ---------------------------> principal     the hot path: one dict, no await
+               |  not here, or looked up key_cache_seconds ago
+               v
+           resolve() -> form and checksum --------> 401           no store is asked
+               |     -> refused a moment ago -----> 401
+               v        one flight per key
+           Redis  -> revoked ---------------------> 401
+               |  -> asked the database lately ---> principal
+               v
+           database -> row ------------> principal, told to Redis
+               |    -> no row, revoked, expired --> 401
+               v  away
+           what Redis had, else what this process knew, for stale_seconds, else 503
+
+With no store to ask, a key this process does not know is neither good nor bad: 503, never 401.
+
+A revocation reaches every process three ways: a message (on_revoked), a counter that is
+polled in case the message was lost (on_version), and the age of what is cached.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from dataclasses import dataclass
+from datetime import datetime
+from enum import Enum
+from typing import Final
+
+from loguru import logger
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared.auth.api_keys import digest as digest_of
+from shared.auth.api_keys import parse
+from shared.auth.key_entry import KeyEntries, KeyEntry, Mark
+from shared.clock import Clock, SystemClock
+from shared.db.engine import DATABASE_ERRORS
+from shared.db.repositories import api_keys
+from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.domain.principal import Principal
+from shared.errors import AuthenticationFailed, Overloaded
+from shared.ids import ApiKeyId
+from shared.settings import AuthSettings
+
+KNOWN_KEYS: Final = 50_000
+"""Keys one process remembers; about 30 MB when full."""
+REFUSED_KEYS: Final = 10_000
+REFUSED_SECONDS: Final = 2.0
+"""How long a refusal is repeated without asking; also how long a new key may seem unknown."""
+AWAY_SECONDS: Final = 1.0
+"""How long a store that failed is not asked again: one caller a second pays for its silence, not all."""
+DATABASE_SECONDS: Final = 2.0
+FLIGHTS: Final = 1_000
+"""Look-ups under way at once; well-formed but unknown keys are cheap to make up."""
+DATABASE_LOOKUPS: Final = 4
+"""Of the pool's connections, how many a flood of unknown keys may hold."""
+
+_REFUSED_MESSAGE: Final = "The API key is unknown, expired or revoked."
+
+
+class _No(Enum):
+    REFUSED = "refused"
+    AWAY = "away"
+
+
+@dataclass(slots=True)
+class _Known:
+    """Good without asking until `fresh_until`; good if nobody can be asked until `stale_until`. Monotonic."""
+
+    principal: Principal
+    fresh_until: float
+    stale_until: float
+
+
+class _Store:
+    """Whether a store is worth asking: for a moment after a failure it is not."""
+
+    def __init__(self, name: str, clock: Clock) -> None:
+        self._name = name
+        self._clock = clock
+        self._away_until = 0.0
+
+    @property
+    def is_away(self) -> bool:
+        return self._clock.monotonic() < self._away_until
+
+    def failed(self, error: BaseException) -> None:
+        if not self.is_away:
+            logger.warning("key store away", store=self._name, error=type(error).__name__)
+        self._away_until = self._clock.monotonic() + AWAY_SECONDS
+
+
+class KeyLookup:
+    """One a process. `redis` answers bytes (no decode_responses) and has a socket timeout."""
+
+    def __init__(
+        self,
+        redis: Redis,
+        database: AsyncEngine,
+        *,
+        pepper: bytes,
+        settings: AuthSettings,
+        clock: Clock | None = None,
+    ) -> None:
+        self._entries = KeyEntries(redis, ttl_seconds=settings.redis_cache_seconds)
+        self._database = database
+        self._pepper = pepper
+        self._trust_seconds = settings.key_cache_seconds
+        self._stale_seconds = settings.stale_seconds
+        self._clock = clock or SystemClock()
+        self._known: OrderedDict[str, _Known] = OrderedDict()
+        """By the whole token, least recently looked up first."""
+        self._token_of: dict[ApiKeyId, str] = {}
+        self._refused: OrderedDict[str, float] = OrderedDict()
+        """Until when, by digest."""
+        self._flights: dict[str, asyncio.Task[Principal | _No]] = {}
+        self._database_turn = asyncio.Semaphore(DATABASE_LOOKUPS)
+        self._redis_store = _Store("redis", self._clock)
+        self._database_store = _Store("database", self._clock)
+        self._version: int | None = None
+        self._revocations_heard = 0
+
+    def cached(self, token: str) -> Principal | None:
+        """The principal, if this process looked the key up lately. Asks nobody; under a microsecond."""
+        known = self._known.get(token)
+        if known is None or self._clock.monotonic() >= known.fresh_until:
+            return None
+        return known.principal
+
+    async def resolve(self, token: str) -> Principal:
+        """Raises AuthenticationFailed, or Overloaded when the stores that could tell are away."""
+        if (principal := self.cached(token)) is not None:
+            return principal
+        if parse(token) is None:
+            raise AuthenticationFailed("The API key is not well-formed.")
+        digest = digest_of(self._pepper, token)
+        if self._clock.monotonic() < self._refused.get(digest, 0.0):
+            raise AuthenticationFailed(_REFUSED_MESSAGE)
+        # Shielded: a caller who leaves must not take the answer from the others.
+        answer = await asyncio.shield(self._flight(token, digest))
+        if answer is _No.REFUSED:
+            raise AuthenticationFailed(_REFUSED_MESSAGE)
+        if answer is _No.AWAY:
+            raise Overloaded("The API key cannot be checked at the moment.", retry_after_seconds=AWAY_SECONDS)
+        return answer
+
+    def on_revoked(self, api_key_id: ApiKeyId) -> None:
+        """A message on keyspace.REVOKED_CHANNEL arrived."""
+        self._revocations_heard += 1
+        token = self._token_of.pop(api_key_id, None)
+        if token is not None:
+            self._known.pop(token, None)
+
+    def on_version(self, version: int) -> None:
+        """keyspace.KEY_VERSION as polled every 2 s, 0 when it is missing.
+
+        Unseen, it means revocations whose messages may have been lost: forget everything,
+        and ask Redis about each key anew.
+        """
+        if version != self._version:
+            self._version = version
+            self.forget_all()
+
+    def forget_all(self) -> None:
+        self._revocations_heard += 1
+        self._known.clear()
+        self._token_of.clear()
+
+    async def aclose(self) -> None:
+        flights = list(self._flights.values())
+        for flight in flights:
+            flight.cancel()
+        await asyncio.gather(*flights, return_exceptions=True)
+
+    def _flight(self, token: str, digest: str) -> asyncio.Task[Principal | _No]:
+        """The look-up of this key: the one under way, or a new one."""
+        flight = self._flights.get(digest)
+        if flight is None:
+            if len(self._flights) >= FLIGHTS:
+                raise Overloaded("Too many API keys are being checked.", retry_after_seconds=AWAY_SECONDS)
+            flight = asyncio.create_task(self._look_up(token, digest), name="key-lookup")
+            self._flights[digest] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(digest, None))
+        return flight
+
+    async def _look_up(self, token: str, digest: str) -> Principal | _No:
+        for _ in range(3):
+            heard = self._revocations_heard
+            answer = await self._ask(token, digest)
+            # A revocation heard meanwhile may be of this key, read before and kept after it.
+            if heard == self._revocations_heard:
+                break
+        else:
+            return answer if isinstance(answer, _No) else answer.principal
+        if isinstance(answer, KeyEntry):
+            self._remember(token, answer)
+            return answer.principal
+        if answer is _No.REFUSED:
+            self._forget(token)
+            self._refuse(digest)
+            return answer
+        known = self._known.get(token)
+        if known is None or self._clock.monotonic() >= known.stale_until:
+            return _No.AWAY
+        known.fresh_until = min(known.stale_until, self._clock.monotonic() + AWAY_SECONDS)
+        return known.principal
+
+    async def _ask(self, token: str, digest: str) -> KeyEntry | _No:
+        now = self._clock.now()
+        held = await self._ask_redis(digest)
+        if held is Mark.REVOKED:
+            return _No.REFUSED
+        if isinstance(held, KeyEntry):
+            if held.has_expired(now):
+                return _No.REFUSED
+            if held.age_seconds < self._trust_seconds:
+                return held
+        row = await self._ask_database(digest)
+        if isinstance(row, _No):
+            if not isinstance(held, KeyEntry):
+                return _No.AWAY
+            await self._tell_redis_to_keep(digest)
+            return held
+        if row is None or not row.is_usable(now):
+            if isinstance(held, KeyEntry):
+                # Revoked while Redis was away: what it still holds would let others in.
+                await self._tell_redis_it_is_revoked(digest)
+            return _No.REFUSED
+        entry = KeyEntry.of(row)
+        return entry if await self._tell_redis(digest, entry) else _No.REFUSED
+
+    async def _ask_redis(self, digest: str) -> KeyEntry | Mark | None:
+        """None: it is away."""
+        if self._redis_store.is_away:
+            return None
+        try:
+            return await self._entries.read(digest)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._redis_store.failed(error)
+            return None
+
+    async def _ask_database(self, digest: str) -> ApiKeyRecord | _No | None:
+        async with self._database_turn:
+            if self._database_store.is_away:
+                return _No.AWAY
+            try:
+                async with asyncio.timeout(DATABASE_SECONDS), self._database.connect() as connection:
+                    return await api_keys.find_by_digest(connection, digest)
+            except DATABASE_ERRORS as error:
+                self._database_store.failed(error)
+                return _No.AWAY
+
+    async def _tell_redis(self, digest: str, entry: KeyEntry) -> bool:
+        """False: it knows that the key was revoked."""
+        if self._redis_store.is_away:
+            return True
+        try:
+            return await self._entries.store(digest, entry)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._redis_store.failed(error)
+            return True
+
+    async def _tell_redis_to_keep(self, digest: str) -> None:
+        if not self._redis_store.is_away:
+            try:
+                await self._entries.extend(digest)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._redis_store.failed(error)
+
+    async def _tell_redis_it_is_revoked(self, digest: str) -> None:
+        if not self._redis_store.is_away:
+            try:
+                await self._entries.mark_revoked(digest)
+            except (RedisError, OSError, TimeoutError) as error:
+                self._redis_store.failed(error)
+
+    def _remember(self, token: str, entry: KeyEntry) -> None:
+        now = self._clock.monotonic()
+        life = _seconds_left(entry.expires_at, self._clock.now())
+        # What Redis trusted for a while already is trusted that much less here; not for less
+        # than a moment, or an old entry in a database outage would be asked for at every call.
+        fresh = max(self._trust_seconds - entry.age_seconds, AWAY_SECONDS)
+        self._known[token] = _Known(
+            entry.principal,
+            fresh_until=now + min(fresh, life),
+            stale_until=now + min(fresh + self._stale_seconds, life),
+        )
+        self._known.move_to_end(token)
+        self._token_of[entry.principal.api_key] = token
+        if len(self._known) > KNOWN_KEYS:
+            _, oldest = self._known.popitem(last=False)
+            self._token_of.pop(oldest.principal.api_key, None)
+
+    def _forget(self, token: str) -> None:
+        known = self._known.pop(token, None)
+        if known is not None:
+            self._token_of.pop(known.principal.api_key, None)
+
+    def _refuse(self, digest: str) -> None:
+        self._refused[digest] = self._clock.monotonic() + REFUSED_SECONDS
+        self._refused.move_to_end(digest)
+        if len(self._refused) > REFUSED_KEYS:
+            self._refused.popitem(last=False)
+
+
+def _seconds_left(expires_at: datetime | None, now: datetime) -> float:
+    return float("inf") if expires_at is None else (expires_at - now).total_seconds()

@@ -1,0 +1,56 @@
+"""Revoking a key: the row first, for it is the truth; then Redis, then every process."""
+
+from __future__ import annotations
+
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import keyspace
+from shared.auth.key_entry import KeyEntries
+from shared.clock import Clock
+from shared.db.repositories import api_keys
+from shared.errors import NotFound, Overloaded
+from shared.ids import AccountId, ApiKeyId
+from shared.settings import AuthSettings
+
+
+class RevocationNotAnnounced(Overloaded):
+    """The key is revoked for good, but running processes may not know it yet. Revoking again tells them."""
+
+    def __init__(self, *, within_seconds: float) -> None:
+        super().__init__(
+            "The key is revoked, but Redis could not be told: running processes may accept it "
+            f"for up to {within_seconds:.0f} s. Revoke it again to tell them at once.",
+            retry_after_seconds=1.0,
+        )
+
+
+async def revoke(
+    database: AsyncEngine,
+    redis: Redis,
+    key_id: ApiKeyId,
+    *,
+    clock: Clock,
+    settings: AuthSettings,
+    account: AccountId | None = None,
+) -> None:
+    """Revoke a key of `account`, or, for the operator, of anybody (None). Again is harmless.
+
+    Raises NotFound, or RevocationNotAnnounced.
+    """
+    async with database.begin() as connection:
+        if account is None:
+            digest = await api_keys.revoke_for_operator(connection, key_id, at=clock.now())
+        else:
+            digest = await api_keys.revoke(connection, key_id, account=account, at=clock.now())
+    if digest is None:
+        raise NotFound("There is no such API key.")
+    try:
+        # The mark before the counter and the message: whoever hears of them asks Redis anew,
+        # and must find it.
+        await KeyEntries(redis, ttl_seconds=settings.redis_cache_seconds).mark_revoked(digest)
+        await redis.incr(keyspace.KEY_VERSION)
+        await redis.publish(keyspace.REVOKED_CHANNEL, key_id)
+    except (RedisError, OSError, TimeoutError) as error:
+        raise RevocationNotAnnounced(within_seconds=settings.key_cache_seconds) from error
