@@ -11,6 +11,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL |
 | hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL |
 | hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
+| hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
 | hr:reply:<process> | channel | results and events for one api process | - |
 | hr:worker:<consumer> | channel | cancellations for one worker process | - |
 | hr:revoked | channel | ids of revoked api keys | - |
@@ -65,6 +66,10 @@ def events(shard: int, job_id: JobId) -> str:
 
 def usage(shard: int) -> str:
     return f"hr:{{{shard}}}:usage"
+
+
+def usage_rejected(shard: int) -> str:
+    return f"hr:{{{shard}}}:usage:rejected"
 
 
 def reply_channel(process: str) -> str:
