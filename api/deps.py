@@ -1,0 +1,71 @@
+"""What the routes work with: one Broker a process, and who is calling."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from redis.asyncio import Redis
+from sqlalchemy.ext.asyncio import AsyncEngine
+from starlette.requests import Request
+from starlette.types import Scope
+
+from api.replies import Replies
+from shared.auth.lookup import KeyLookup
+from shared.domain.principal import Principal
+from shared.errors import AuthenticationFailed
+from shared.ids import RequestId
+from shared.providers.catalogue import Catalogue
+from shared.providers.registry import Registry
+from shared.queue.producer import Producer
+from shared.queue.redis_link import RedisLink
+from shared.settings import Settings
+
+
+@dataclass(frozen=True, slots=True)
+class Broker:
+    settings: Settings
+    link: RedisLink
+    producer: Producer
+    replies: Replies
+    registry: Registry
+    catalogue: Catalogue
+    keys: KeyLookup
+    redis: Redis
+    engine: AsyncEngine
+
+
+def broker_of(request: Request) -> Broker:
+    broker: Broker = request.app.state.broker
+    return broker
+
+
+def request_id_of(scope: Scope) -> RequestId:
+    request_id: RequestId = scope["state"]["request_id"]
+    return request_id
+
+
+async def authenticate(request: Request, broker: Broker) -> Principal:
+    """Who sent this. Raises AuthenticationFailed."""
+    token = _token_of(request.scope)
+    principal = broker.keys.cached(token)
+    if principal is None:
+        principal = await broker.keys.resolve(token)
+    return principal
+
+
+def _token_of(scope: Scope) -> str:
+    """The API key in `Authorization: Bearer` or `x-api-key`; clients of both kinds exist."""
+    other = None
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() == b"bearer" and token:
+                text: str = token.strip().decode("latin-1")
+                return text
+            raise AuthenticationFailed("The Authorization header must be `Bearer <API key>`.")
+        if name == b"x-api-key":
+            other = value
+    if other is None:
+        raise AuthenticationFailed("No API key: send it as `Authorization: Bearer <API key>`.")
+    found: str = other.decode("latin-1")
+    return found

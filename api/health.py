@@ -1,0 +1,98 @@
+"""Health, readiness and metrics. `/health/live` depends on nothing: it is asked of a wounded process."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.responses import Response
+
+from api.deps import Broker, broker_of
+from api.responses import json_response
+from shared.observability import metrics
+from shared.queue import depth
+
+router: Final = APIRouter(tags=["Operations"])
+
+_CHECK_SECONDS: Final = 1.0
+
+
+@router.get("/health/live", summary="Is this process alive")
+async def live() -> dict[str, str]:
+    return {"status": "ok"}
+
+
+@router.get("/health/ready", summary="May this process get requests")
+async def ready(request: Request) -> Response:
+    via = broker_of(request)
+    if request.app.state.draining:
+        return _answer({"status": "draining"}, 503)
+    redis, database = await asyncio.gather(_redis_state(via), _database_state(via))
+    # The sync path makes no database call, so requests are welcome without one.
+    status = "unavailable" if redis != "connected" else _grade(database == "connected")
+    return _answer(
+        {"status": status, "redis": redis, "database": database}, 503 if status == "unavailable" else 200
+    )
+
+
+@router.get("/health", summary="What works")
+async def health(request: Request) -> Response:
+    via = broker_of(request)
+    redis, database = await asyncio.gather(_redis_state(via), _database_state(via))
+    queues = "unknown"
+    if redis == "connected":
+        queues = "connected" if via.replies.subscription.is_open else "reconnecting"
+    whole = redis == database == "connected" and queues == "connected"
+    return _answer(
+        {
+            "status": _grade(whole) if redis == "connected" else "unavailable",
+            "redis": redis,
+            "database": database,
+            "inference": {
+                "providers": via.registry.configured(),
+                "replies": queues,
+                "waiting_requests": via.replies.waiting,
+            },
+        },
+        200 if redis == "connected" else 503,
+    )
+
+
+@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+async def prometheus(request: Request) -> Response:
+    via = broker_of(request)
+    try:
+        depths = await depth.measure(via.link, list(via.registry.profiles), shards=via.settings.queue.shards)
+    except (RedisError, OSError):
+        depths = []  # the rest of the page is worth most when Redis is away
+    return Response(metrics.render(depths), media_type=metrics.CONTENT_TYPE)
+
+
+async def _redis_state(via: Broker) -> str:
+    try:
+        await via.link.execute("PING")
+    except (RedisError, OSError):
+        return "unavailable"
+    return "connected"
+
+
+async def _database_state(via: Broker) -> str:
+    try:
+        async with asyncio.timeout(_CHECK_SECONDS), via.engine.connect() as connection:
+            await connection.execute(text("SELECT 1"))
+    except (SQLAlchemyError, OSError, TimeoutError):
+        return "unavailable"
+    return "connected"
+
+
+def _grade(whole: bool) -> str:
+    return "ok" if whole else "degraded"
+
+
+def _answer(view: dict[str, Any], status: int) -> Response:
+    return json_response(orjson.dumps(view), [], status=status)

@@ -1,0 +1,173 @@
+"""The api process: what it is made of, and its life from boot to drain."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from types import FrameType
+from typing import Any, Final
+
+import uvicorn
+from fastapi import FastAPI
+from loguru import logger
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from starlette.types import ASGIApp, Scope
+
+from api import error_views, health
+from api.deps import Broker
+from api.http_protocol import bounded_protocol
+from api.middleware.edge import Edge
+from api.openai_v1 import chat_completions, models
+from api.replies import Replies
+from api.unified_v1 import chat, jobs
+from shared import keyspace
+from shared.auth.lookup import KeyLookup
+from shared.db.engine import create_engine, url_of
+from shared.errors import BrokerError
+from shared.ids import ApiKeyId
+from shared.observability import metrics
+from shared.providers.catalogue import Catalogue
+from shared.providers.registry import Registry
+from shared.queue.frames import ResultHead
+from shared.queue.producer import Producer
+from shared.queue.redis_link import RedisLink
+from shared.settings import Settings
+
+_KEY_VERSION_SECONDS: Final = 2.0
+_MEASURED: Final = ("/v1/", "/api/")
+
+
+def create_app(settings: Settings, redis_url: str) -> tuple[ASGIApp, FastAPI]:
+    """The application as served (wrapped in the edge), and the FastAPI app within."""
+    registry = Registry.from_settings(settings)
+    metrics.know_providers(registry.profiles)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        link = RedisLink(redis_url, timeout=settings.queue.api_timeout_seconds)
+        timeout = settings.queue.api_timeout_seconds
+        redis = Redis.from_url(redis_url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        engine = create_engine(url_of(settings))
+        keys = KeyLookup(redis, engine, pepper=_pepper(settings), settings=settings.auth)
+        producer = Producer(link, settings.queue)
+        replies = Replies(
+            producer,
+            redis_url,
+            settings,
+            also={keyspace.REVOKED_CHANNEL: lambda key_id: keys.on_revoked(ApiKeyId(key_id.decode()))},
+        )
+        app.state.broker = Broker(
+            settings=settings,
+            link=link,
+            producer=producer,
+            replies=replies,
+            registry=registry,
+            catalogue=Catalogue.load(),
+            keys=keys,
+            redis=redis,
+            engine=engine,
+        )
+        await replies.start()
+        versions = asyncio.create_task(_hear_revocations(link, keys), name="key-version")
+        # What start-up made lives as long as the process: keep the collector off it.
+        gc.collect()
+        gc.freeze()
+        logger.info("api started", channel=replies.channel)
+        yield
+        versions.cancel()
+        await asyncio.gather(versions, return_exceptions=True)
+        await replies.close()
+        await link.close()
+        await redis.aclose()
+        await engine.dispose()
+        logger.info("api stopped")
+
+    app = FastAPI(
+        title="Headrace",
+        version=version("headrace"),
+        summary="One API in front of every AI provider, with a durable queue in between.",
+        lifespan=lifespan,
+    )
+    app.state.draining = False
+    for router in (chat_completions, models, chat, jobs, health):
+        app.include_router(router.router)
+    error_views.install(app)
+    edge = Edge(app, settings=settings.api, log_requests=settings.log.requests, on_response=_measure)
+    return edge, app
+
+
+def _pepper(settings: Settings) -> bytes:
+    if settings.key_pepper is None:
+        sys.stderr.write("HEADRACE_KEY_PEPPER is not set.\n")
+        raise SystemExit(os.EX_CONFIG)
+    return settings.key_pepper.get_secret_value().encode()
+
+
+def _measure(scope: Scope, status: int, seconds: float) -> None:
+    if not scope["path"].startswith(_MEASURED):
+        return
+    state: dict[str, Any] = scope["state"]
+    provider: str | None = state.get("provider")
+    error: BrokerError | None = state.get("error")
+    label = metrics.status_label(status) if error is None else metrics.status_label(error.status)
+    metrics.count_request(provider, label, seconds)
+    if error is not None:
+        metrics.count_error(provider, error.type)
+    result: ResultHead | None = state.get("result")
+    if result is not None:
+        metrics.count_tokens(provider, prompt=result.prompt_tokens, completion=result.completion_tokens)
+
+
+async def _hear_revocations(link: RedisLink, keys: KeyLookup) -> None:
+    """The counter behind the revocation messages, in case one was lost."""
+    while True:
+        await asyncio.sleep(_KEY_VERSION_SECONDS)
+        try:
+            keys.on_version(int(await link.execute("GET", keyspace.KEY_VERSION) or 0))
+        except (RedisError, OSError) as exc:
+            logger.debug("key version not read", error=type(exc).__name__)
+
+
+class ApiServer(uvicorn.Server):
+    """Says that it drains before it stops: not ready any more, and open streams get an end."""
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+        super().__init__(config)
+        self._app = app
+        self._settings = settings
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if not self._app.state.draining:
+            self._app.state.draining = True
+            # A second short of the server's own patience, so that it need not cut anybody off.
+            within = max(0.1, self._settings.api.drain_seconds - 1)
+            broker: Broker | None = getattr(self._app.state, "broker", None)
+            if broker is not None:
+                broker.replies.drain(within_seconds=within)
+        super().handle_exit(sig, frame)
+
+
+async def run_api(settings: Settings, redis_url: str) -> None:
+    """Until SIGTERM or SIGINT; then drains."""
+    served, app = create_app(settings, redis_url)
+    config = uvicorn.Config(
+        served,
+        host=settings.host,
+        port=settings.port,
+        http=bounded_protocol(settings.api),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        timeout_keep_alive=75,
+        timeout_graceful_shutdown=int(settings.api.drain_seconds),
+        backlog=4096,
+    )
+    await ApiServer(config, app, settings).serve()

@@ -1,0 +1,74 @@
+"""HOT PATH. `POST /v1/chat/completions`: OpenAI's form, sync and streamed."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.deps import authenticate, broker_of
+from api.json_body import parse_object
+from api.openai_v1.schemas import ChatCompletion, ErrorAnswer, check_chat_completion
+from api.request_body import read_body
+from api.sse import verbatim
+from api.submit import ChatCall, submit
+from shared.domain.job import Surface
+from shared.providers.resolve import resolve
+from shared.queue.frames import Result
+
+router: Final = APIRouter()
+
+_REQUEST_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "required": ["model", "messages"]},
+                "example": {
+                    "model": "gpt-4o-mini",
+                    "messages": [{"role": "user", "content": "Hello"}],
+                    "stream": False,
+                },
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/v1/chat/completions",
+    summary="Chat completion",
+    response_model=ChatCompletion,
+    responses={s: {"model": ErrorAnswer} for s in (400, 401, 404, 413, 415, 422, 429, 502, 503, 504)},
+    openapi_extra=_REQUEST_BODY,
+    tags=["OpenAI"],
+)
+async def chat_completions(request: Request) -> Response:
+    """OpenAI's chat completions for every provider: `model` is a bare name or `provider/model`.
+
+    Parameters unknown here are passed on. With `stream: true` the answer is server-sent
+    events; `x-stream-ids: true` adds ids, and repeating the request with `Last-Event-ID`
+    goes on with that stream.
+    """
+    via = broker_of(request)
+    principal = await authenticate(request, via)
+    body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
+    document = parse_object(body)
+    check_chat_completion(document)
+    options = document.get("stream_options")
+    call = ChatCall(
+        document=document,
+        body=body,
+        target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
+        surface=Surface.OPENAI,
+        stream=document.get("stream") is True,
+        include_usage=isinstance(options, dict) and options.get("include_usage") is True,
+        render_body=_as_stored,
+        render_event=verbatim,
+    )
+    return await submit(call, request, principal, via)
+
+
+def _as_stored(result: Result) -> bytes:
+    return result.body or b""

@@ -1,0 +1,123 @@
+"""HOT PATH of streams: a Reply as server-sent events.
+
+The rules on `id:` lines and comments were found by running the official clients: once an
+id was sent, a comment followed by a blank line makes the OpenAI client dispatch an empty
+event and fail, so a heartbeat is then the comment line alone, and the next frame follows
+it directly. Ids are sent only to callers that asked for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from api.error_views import stream_frame
+from api.replies import Reply
+from api.responses import RawHeaders
+from shared.domain.job import Surface
+from shared.errors import BrokerError
+from shared.ids import RequestId
+
+DONE = b"data: [DONE]\n\n"
+
+RenderEvent = Callable[[bytes], bytes]
+"""A canonical chunk as the `data:` of the caller's dialect; b"" to leave it out."""
+
+
+def verbatim(event: bytes) -> bytes:
+    return event
+
+
+class EventStream(Response):
+    def __init__(
+        self,
+        reply: Reply,
+        *,
+        surface: Surface,
+        request_id: RequestId,
+        render: RenderEvent,
+        with_ids: bool,
+        headers: RawHeaders,
+        heartbeat_seconds: float,
+        slow_reader_seconds: float,
+        on_end: Callable[[], None],
+    ) -> None:
+        """`on_end` runs once, however the stream ends."""
+        self.status_code = 200
+        self.background = None
+        self.raw_headers = [
+            (b"content-type", b"text/event-stream; charset=utf-8"),
+            (b"cache-control", b"no-cache, no-transform"),
+            (b"x-accel-buffering", b"no"),
+            *headers,
+        ]
+        self._reply = reply
+        self._surface = surface
+        self._request_id = request_id
+        self._render = render
+        self._with_ids = with_ids
+        self._heartbeat_seconds = heartbeat_seconds
+        self._slow_reader_seconds = slow_reader_seconds
+        self._on_end = on_end
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            tail = await self._relay(send)
+            await send({"type": "http.response.body", "body": tail})
+        except BrokerError as error:
+            scope["state"]["error"] = error
+            frame = stream_frame(error, self._surface, self._request_id)
+            await send({"type": "http.response.body", "body": frame})
+        finally:
+            self._on_end()
+
+    async def _relay(self, send: Send) -> bytes:
+        """Everything but the end of the body, which is returned."""
+        reply = self._reply
+        sent_at = time.monotonic()
+        ids_sent = False
+        while True:
+            events = await reply.next_events()
+            if events is None:
+                return DONE
+            if not events:
+                if time.monotonic() - sent_at < self._heartbeat_seconds:
+                    continue
+                body = b": ping\n" if ids_sent else b": ping\n\n"
+            else:
+                body = self._frames(events)
+                ids_sent = self._with_ids
+                if reply.at_end:
+                    return body + DONE
+            sent_at = time.monotonic()
+            await self._send(send, body)
+
+    async def _send(self, send: Send, body: bytes) -> None:
+        """A reader that takes nothing for too long is as good as gone."""
+        try:
+            async with asyncio.timeout(self._slow_reader_seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": True})
+        except TimeoutError as exc:
+            raise ClientDisconnect from exc
+
+    def _frames(self, events: tuple[bytes, ...]) -> bytes:
+        if not self._with_ids and self._render is verbatim:
+            return b"data: " + b"\n\ndata: ".join(events) + b"\n\n"
+        job_id = self._reply.job.id.encode()
+        ordinal = self._reply.seen - len(events)
+        parts: list[bytes] = []
+        for event in events:
+            ordinal += 1
+            data = self._render(event)
+            if not data:
+                continue
+            if self._with_ids:
+                parts.append(b"id: %b:%d\n" % (job_id, ordinal))
+            parts.append(b"data: " + data + b"\n\n")
+        return b"".join(parts)

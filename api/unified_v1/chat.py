@@ -1,0 +1,118 @@
+"""`POST /api/v1/chat`: one form for every provider, the provider named in the request."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from api.deps import authenticate, broker_of
+from api.json_body import parse_object
+from api.request_body import read_body
+from api.sse import verbatim
+from api.submit import ChatCall, register_renderer, submit
+from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
+from shared.domain.job import Surface
+from shared.errors import NotFound
+from shared.providers.resolve import resolve
+from shared.queue.frames import Result
+
+router: Final = APIRouter()
+
+_REQUEST_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "required": ["provider", "model", "messages"]},
+                "example": {
+                    "provider": "openai",
+                    "model": "gpt-4o-mini",
+                    "messages": [{"role": "user", "content": "Hello"}],
+                    "temperature": 0.7,
+                    "max_tokens": 256,
+                    "stream": False,
+                },
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/api/v1/chat",
+    summary="Chat with any provider",
+    response_model=ChatAnswer,
+    responses={s: {"model": ErrorAnswer} for s in (400, 401, 404, 413, 415, 422, 429, 502, 503, 504)},
+    openapi_extra=_REQUEST_BODY,
+    tags=["Unified"],
+)
+async def chat(request: Request) -> Response:
+    """The same request and answer for every provider; a provider's own options are passed on."""
+    via = broker_of(request)
+    principal = await authenticate(request, via)
+    body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
+    document = parse_object(body)
+    check_chat(document)
+    provider = document.pop("provider", None) or via.settings.default_provider
+    if provider not in via.registry.profiles:
+        raise NotFound(
+            f"There is no provider {provider!r}.",
+            param="provider",
+            details={"available_providers": via.registry.configured()},
+        )
+    target = resolve(f"{provider}/{document['model']}", via.registry, provider, via.catalogue)
+    call = ChatCall(
+        document=document,
+        body=None,
+        target=target,
+        surface=Surface.UNIFIED,
+        stream=document.get("stream") is True,
+        include_usage=True,
+        render_body=_unified_answer,
+        render_event=render_event,
+    )
+    return await submit(call, request, principal, via)
+
+
+def _unified_answer(result: Result) -> bytes:
+    answer: dict[str, Any] = orjson.loads(result.body or b"{}")
+    return orjson.dumps(
+        {
+            "id": answer.get("id"),
+            "provider": result.head.provider,
+            "model": answer.get("model") or result.head.model,
+            "choices": [
+                {"message": choice.get("message"), "finish_reason": choice.get("finish_reason")}
+                for choice in answer.get("choices", ())
+            ],
+            "usage": {
+                "prompt_tokens": result.head.prompt_tokens,
+                "completion_tokens": result.head.completion_tokens,
+                "total_tokens": result.head.prompt_tokens + result.head.completion_tokens,
+            },
+        }
+    )
+
+
+def render_event(event: bytes) -> bytes:
+    """A canonical chunk as `{"delta": {...}}`, with `finish_reason` and `usage` when they are said."""
+    chunk: dict[str, Any] = orjson.loads(event)
+    choices = chunk.get("choices") or [{}]
+    delta = {
+        k: v for k, v in (choices[0].get("delta") or {}).items() if k != "role" and v is not None and v != ""
+    }
+    rendered: dict[str, Any] = {"delta": delta}
+    if finish_reason := choices[0].get("finish_reason"):
+        rendered["finish_reason"] = finish_reason
+    if usage := chunk.get("usage"):
+        rendered["usage"] = {
+            name: usage.get(name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+        }
+    return orjson.dumps(rendered) if delta or len(rendered) > 1 else b""
+
+
+register_renderer(Surface.UNIFIED, render_event)
+register_renderer(Surface.OPENAI, verbatim)

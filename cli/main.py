@@ -1,0 +1,115 @@
+"""`headrace`: the one door to everything that runs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Coroutine
+from typing import Annotated, Any, NoReturn
+
+import typer
+import uvloop
+from pydantic import ValidationError
+
+from cli import db, keys, up
+from cli.scripted_provider.__main__ import main as scripted_provider
+from shared.observability.logging import configure as configure_logging
+from shared.providers.registry import Registry
+from shared.settings import Settings, load_settings
+
+app = typer.Typer(
+    name="headrace",
+    help="A queue-backed inference broker: one API in front of every AI provider.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.add_typer(keys.app, name="keys", help="API keys: create, list, revoke.")
+app.add_typer(db.app, name="db", help="The database: upgrade, current.")
+
+
+@app.command("up")
+def start_everything() -> None:
+    """Run the broker on its embedded default: api, worker, scheduler and what they need."""
+    settings = settings_or_exit()
+    configure_logging(settings.log)
+    raise typer.Exit(_run(up.run(settings)))
+
+
+@app.command("api")
+def run_api_process() -> None:
+    """Run one api process."""
+    from api.main import run_api  # noqa: PLC0415 - a process loads only what it runs
+
+    settings = settings_or_exit()
+    configure_logging(settings.log)
+    _run(run_api(settings, redis_url_or_exit(settings)))
+
+
+@app.command("worker")
+def run_worker_process(
+    provider: Annotated[
+        list[str] | None, typer.Option(help="Serve this provider's lanes; repeat for several. Default: all.")
+    ] = None,
+) -> None:
+    """Run one worker process."""
+    from workers.main import run_worker  # noqa: PLC0415 - a process loads only what it runs
+
+    settings = settings_or_exit()
+    configure_logging(settings.log)
+    registry = Registry.from_settings(settings)
+    providers = provider or registry.configured() or list(registry.profiles)
+    unknown = [name for name in providers if name not in registry.profiles]
+    if unknown:
+        _fail(f"--provider: unknown {', '.join(unknown)}; known are {', '.join(registry.profiles)}")
+    _run(run_worker(settings, redis_url_or_exit(settings), providers))
+
+
+@app.command("scheduler")
+def run_scheduler_process() -> None:
+    """Run one scheduler process."""
+    from scheduler.main import run_scheduler  # noqa: PLC0415 - a process loads only what it runs
+
+    settings = settings_or_exit()
+    configure_logging(settings.log)
+    _run(run_scheduler(settings, redis_url_or_exit(settings)))
+
+
+@app.command(
+    "scripted-provider",
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "help_option_names": []},
+)
+def run_scripted_provider(context: typer.Context) -> None:
+    """Run the provider that answers from a script, for demos and tests."""
+    sys.argv = ["headrace scripted-provider", *context.args]
+    scripted_provider()
+
+
+def settings_or_exit() -> Settings:
+    """Exits 78 with one line a wrong variable, never its value."""
+    try:
+        return load_settings()
+    except ValidationError as exc:
+        lines = [f"{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
+        _fail("\n".join(lines))
+
+
+def redis_url_or_exit(settings: Settings) -> str:
+    if settings.redis_url is None:
+        _fail("REDIS_URL is not set. `headrace up` runs with a Redis of its own.")
+    return settings.redis_url.get_secret_value()
+
+
+def _fail(message: str) -> NoReturn:
+    typer.echo(message, err=True)
+    raise typer.Exit(os.EX_CONFIG)
+
+
+def _run(main: Coroutine[Any, Any, Any]) -> Any:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(main)
+
+
+def main() -> None:
+    app()

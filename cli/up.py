@@ -1,0 +1,239 @@
+"""`headrace up`: the whole broker as child processes, with nothing to install.
+
+    redis-server ─┐
+    scripted      ├─> migrations ─> worker, scheduler, api ─> banner ─> wait
+    provider     ─┘
+
+A child that dies is started again; Ctrl-C drains api, then worker, then the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import httpx
+import typer
+from loguru import logger
+
+from cli.embedded_redis import find_redis_server, imitation_command, server_command
+from cli.keys import ensure_key
+from shared.db import migrate
+from shared.db.engine import url_of
+from shared.settings import Settings, environment_without_settings
+
+_READY_SECONDS: Final = 30.0
+_STABLE_SECONDS: Final = 10.0
+
+
+@dataclass(slots=True)
+class Child:
+    """One process and how to start it again."""
+
+    name: str
+    command: list[str]
+    environment: dict[str, str]
+    stop_seconds: float
+    process: asyncio.subprocess.Process | None = None
+    restarts: int = 0
+    owner: asyncio.Task[None] | None = field(default=None, repr=False)
+
+
+class Supervisor:
+    def __init__(self) -> None:
+        self._children: list[Child] = []
+        self._stopping = False
+
+    async def start(self, child: Child) -> None:
+        self._children.append(child)
+        await self._spawn(child)
+        child.owner = asyncio.create_task(self._keep(child), name=f"keep-{child.name}")
+
+    async def stop(self) -> None:
+        """Newest first: api stops taking requests before the worker drains, Redis goes last."""
+        self._stopping = True
+        for child in reversed(self._children):
+            process = child.process
+            if process is not None and process.returncode is None:
+                process.send_signal(signal.SIGTERM)
+                try:
+                    async with asyncio.timeout(child.stop_seconds):
+                        await process.wait()
+                except TimeoutError:
+                    logger.warning("child killed", child=child.name, after_seconds=child.stop_seconds)
+                    process.kill()
+                    await process.wait()
+            if child.owner is not None:
+                child.owner.cancel()
+
+    async def _spawn(self, child: Child) -> None:
+        # A session of its own: Ctrl-C in the terminal is for the supervisor, which drains in order.
+        child.process = await asyncio.create_subprocess_exec(
+            *child.command, env=child.environment, start_new_session=True
+        )
+
+    async def _keep(self, child: Child) -> None:
+        while True:
+            process = child.process
+            if process is None:
+                return
+            started = asyncio.get_running_loop().time()
+            code = await process.wait()
+            if self._stopping:
+                return
+            if asyncio.get_running_loop().time() - started > _STABLE_SECONDS:
+                child.restarts = 0
+            child.restarts += 1
+            pause = min(10.0, 0.2 * 2 ** min(child.restarts, 6))
+            logger.error("child died, restarting", child=child.name, exit_code=code, pause_seconds=pause)
+            await asyncio.sleep(pause)
+            await self._spawn(child)
+
+
+async def run(settings: Settings) -> int:
+    """Exit code. Returns after SIGINT or SIGTERM, everything drained."""
+    stopped = asyncio.Event()
+    for signum in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
+    if not _port_is_free(settings.host, settings.port):
+        typer.echo(f"Port {settings.port} is in use. Choose another one: PORT=8001", err=True)
+        return os.EX_UNAVAILABLE
+    folder = settings.data_dir.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    environment = environment_without_settings()
+    database_url = url_of(settings)
+    pepper = (
+        settings.key_pepper.get_secret_value() if settings.key_pepper else _kept_secret(folder / "key-pepper")
+    )
+    environment |= {"DATABASE_URL": database_url, "HEADRACE_KEY_PEPPER": pepper}
+    supervisor = Supervisor()
+    try:
+        environment["REDIS_URL"] = (
+            settings.redis_url.get_secret_value()
+            if settings.redis_url
+            else await _start_redis(supervisor, folder, environment)
+        )
+        demo = not _has_provider(settings)
+        if demo:
+            environment |= await _start_scripted_provider(supervisor, environment)
+        await migrate.upgrade(database_url)
+        key = await ensure_key(database_url, pepper, folder / "api-key")
+        headrace = [sys.executable, "-m", "cli"]
+        drain = settings.worker.drain_seconds
+        for name, seconds in (
+            ("worker", drain + 5),
+            ("scheduler", 10.0),
+            ("api", settings.api.drain_seconds + 5),
+        ):
+            await supervisor.start(Child(name, [*headrace, name], environment, seconds))
+        if not await _until_ready(settings, stopped):
+            typer.echo("The api did not become ready; its log says why.", err=True)
+            return os.EX_UNAVAILABLE
+        if not stopped.is_set():
+            _print_banner(settings, key, demo=demo)
+        await stopped.wait()
+        return 0
+    finally:
+        await supervisor.stop()
+
+
+async def _start_redis(supervisor: Supervisor, folder: Path, environment: dict[str, str]) -> str:
+    port = _free_port()
+    data = folder / "redis"
+    data.mkdir(exist_ok=True)
+    server = find_redis_server()
+    if server is None:
+        typer.echo("No redis-server found: the queue lives in memory and does not survive a restart.")
+    command = imitation_command(port) if server is None else server_command(server, port=port, folder=data)
+    await supervisor.start(Child("redis", command, environment, 10.0))
+    await _until_listening(port)
+    return f"redis://127.0.0.1:{port}/0"
+
+
+async def _start_scripted_provider(supervisor: Supervisor, environment: dict[str, str]) -> dict[str, str]:
+    port = _free_port()
+    command = [sys.executable, "-m", "cli.scripted_provider", "--port", str(port)]
+    await supervisor.start(Child("scripted provider", command, environment, 5.0))
+    await _until_listening(port)
+    return {
+        "OPENAI_API_KEY": "scripted",
+        "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
+        "ANTHROPIC_API_KEY": "scripted",
+        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
+    }
+
+
+def _has_provider(settings: Settings) -> bool:
+    return any(
+        (
+            settings.openai_api_key,
+            settings.openai_base_url,
+            settings.anthropic_api_key,
+            settings.anthropic_base_url,
+            settings.vllm_base_url,
+            settings.providers_file,
+        )
+    )
+
+
+def _print_banner(settings: Settings, key: str, *, demo: bool) -> None:
+    url = f"http://{settings.host}:{settings.port}"
+    typer.echo(
+        f"\nHeadrace listens on {url}  (docs: {url}/docs)\nAPI key: {key}\n"
+        + ("No provider key is set: a scripted provider answers.\n" if demo else "")
+        + f"\ncurl {url}/v1/chat/completions \\\n"
+        f"  -H 'Authorization: Bearer {key}' \\\n"
+        "  -H 'Content-Type: application/json' \\\n"
+        '  -d \'{"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hello"}]}\'\n'
+        "\nCtrl-C drains and stops.\n"
+    )
+
+
+async def _until_ready(settings: Settings, stopped: asyncio.Event) -> bool:
+    url = f"http://{settings.host}:{settings.port}/health/ready"
+    async with httpx.AsyncClient(trust_env=False, timeout=2.0) as client:
+        try:
+            async with asyncio.timeout(_READY_SECONDS):
+                while not stopped.is_set():
+                    try:
+                        if (await client.get(url)).status_code == 200:
+                            return True
+                    except httpx.HTTPError:
+                        pass
+                    await asyncio.sleep(0.1)
+        except TimeoutError:
+            return False
+    return True
+
+
+async def _until_listening(port: int) -> None:
+    async with asyncio.timeout(_READY_SECONDS):
+        while _port_is_free("127.0.0.1", port):  # noqa: ASYNC110 - another process listens
+            await asyncio.sleep(0.02)
+
+
+def _port_is_free(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return port == 0 or probe.connect_ex((host, port)) != 0
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _kept_secret(path: Path) -> str:
+    """Made once, readable by its owner alone."""
+    if not path.exists():
+        path.touch(mode=0o600)
+        path.write_text(secrets.token_urlsafe(48), encoding="ascii")
+    return path.read_text(encoding="ascii")

@@ -1,0 +1,33 @@
+"""Retries that are due go back into their lanes, ten times a second."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+
+from loguru import logger
+from redis.exceptions import RedisError
+
+from shared import keyspace
+from shared.queue.delays import Delays
+from shared.queue.redis_link import RedisLink
+
+_EVERY_SECONDS: Final = 0.1
+_ALIVE_SECONDS: Final = 3
+
+
+async def promote_retries(link: RedisLink, providers: Sequence[str], *, shards: int) -> None:
+    """For ever. Says that a scheduler lives, so that workers leave this to it."""
+    delays = Delays(link, shards=shards)
+    failures = 0
+    while True:
+        try:
+            await link.execute("SET", keyspace.SCHEDULER_ALIVE, "1", "EX", _ALIVE_SECONDS)
+            await delays.promote(providers)
+            failures = 0
+        except (RedisError, OSError) as exc:
+            failures += 1
+            if failures == 1 or failures % 100 == 0:
+                logger.warning("retries not promoted", error=type(exc).__name__, failures=failures)
+        await asyncio.sleep(_EVERY_SECONDS if not failures else min(2.0, 0.1 * 2 ** min(failures, 5)))

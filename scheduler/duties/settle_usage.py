@@ -1,0 +1,28 @@
+"""Settled jobs go from the usage stream into the database."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from loguru import logger
+from redis.exceptions import RedisError
+from shared.accounting.ledger import LedgerWriter
+
+from shared.db.engine import DATABASE_ERRORS
+
+_BLOCK_MS: Final = 500
+
+
+async def settle_usage(ledger: LedgerWriter) -> None:
+    """For ever. While the database is away the stream keeps what it has; nothing is acknowledged."""
+    failures = 0
+    while True:
+        try:
+            await ledger.settle_once(_BLOCK_MS)
+            failures = 0
+        except (RedisError, *DATABASE_ERRORS) as exc:
+            failures += 1
+            if failures == 1 or failures % 20 == 0:
+                logger.warning("usage not settled", error=type(exc).__name__, failures=failures)
+            await asyncio.sleep(min(5.0, 0.1 * 2 ** min(failures, 6)))

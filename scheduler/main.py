@@ -1,0 +1,92 @@
+"""The scheduler process: an arq worker whose cron and hooks carry the duties."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from typing import Any
+
+import arq
+import orjson
+from arq.connections import ArqRedis
+from loguru import logger
+from redis.asyncio import ConnectionPool, Redis
+from redis.exceptions import RedisError
+from shared.accounting.ledger import LedgerWriter
+
+from scheduler.duties.forget_consumers import forget_consumers
+from scheduler.duties.promote_retries import promote_retries
+from scheduler.duties.settle_usage import settle_usage
+from shared.db.engine import create_engine, url_of
+from shared.providers.registry import Registry
+from shared.queue.consumer import consumer_name
+from shared.queue.redis_link import RedisLink
+from shared.settings import Settings
+
+_QUEUE = "hr:arq:scheduler"
+_RESTART_SECONDS = 1.0
+
+
+async def run_scheduler(settings: Settings, redis_url: str) -> None:
+    """Until SIGTERM or SIGINT. arq's loop ends when Redis goes away; it is started again."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stopped.set)
+    queue = settings.queue
+    link = RedisLink(redis_url, timeout=queue.worker_timeout_seconds)
+    redis = Redis.from_url(redis_url, socket_timeout=queue.worker_timeout_seconds + queue.block_seconds)
+    engine = create_engine(url_of(settings))
+    providers = list(Registry.from_settings(settings).profiles)
+    ledger = LedgerWriter(redis, engine, shards=queue.shards, consumer=consumer_name())
+    logger.info("scheduler started")
+    try:
+        async with asyncio.TaskGroup() as duties:
+            running = [
+                duties.create_task(promote_retries(link, providers, shards=queue.shards), name="promote"),
+                duties.create_task(settle_usage(ledger), name="settle-usage"),
+                duties.create_task(_keep_cron(redis_url, settings, link, providers), name="cron"),
+            ]
+            await stopped.wait()
+            for task in running:
+                task.cancel()
+    finally:
+        await link.close()
+        await redis.aclose()
+        await engine.dispose()
+    logger.info("scheduler stopped")
+
+
+async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, providers: list[str]) -> None:
+    shards = settings.queue.shards
+
+    async def housekeeping(_: dict[Any, Any], *__: Any, **___: Any) -> None:
+        removed = await forget_consumers(link, providers, shards=shards)
+        if removed:
+            logger.info("consumers forgotten", count=removed)
+
+    while True:
+        pool: ConnectionPool = ConnectionPool.from_url(
+            redis_url, socket_timeout=settings.queue.worker_timeout_seconds
+        )
+        worker = arq.Worker(
+            cron_jobs=[arq.cron(housekeeping, name="housekeeping", second=0)],
+            redis_pool=ArqRedis(
+                connection_pool=pool,
+                default_queue_name=_QUEUE,
+                job_serializer=orjson.dumps,
+                job_deserializer=orjson.loads,
+            ),
+            queue_name=_QUEUE,
+            job_serializer=orjson.dumps,
+            job_deserializer=orjson.loads,
+            handle_signals=False,
+            log_results=False,
+        )
+        try:
+            await worker.async_run()
+        except (RedisError, OSError) as exc:
+            logger.warning("cron restarts", error=type(exc).__name__)
+        finally:
+            await pool.disconnect()
+        await asyncio.sleep(_RESTART_SECONDS)
