@@ -1,0 +1,235 @@
+"""The ledger's writer: batches of settled jobs, from their streams into the usage table.
+
+The order is commit, then acknowledge. Dying in between delivers the batch again, and the
+job id, which is the table's key, absorbs it; the other order would lose charges. An entry
+that nobody can read goes to a stream of its own, with the reason, and holds up nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from loguru import logger
+from redis.asyncio import Redis
+from redis.exceptions import ResponseError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import keyspace
+from shared.clock import Clock, SystemClock
+from shared.db.repositories import usage
+from shared.db.repositories.usage import SettledJob
+from shared.domain.job import Job, UnknownEnvelope
+from shared.domain.usage import Settlement
+
+BATCH: Final = 500
+CLAIM_IDLE_SECONDS: Final = 30.0
+"""How long an entry may lie with a writer before another takes it: the writer is dead."""
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_BIGINT: Final = range(-(2**63), 2**63)
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    id: bytes
+    fields: dict[bytes, bytes]
+
+
+class Unreadable(Exception):
+    """A usage entry the ledger cannot take, and why."""
+
+
+class LedgerWriter:
+    """One consumer of the usage streams; any number may run.
+
+    `redis` answers bytes, and waits longer for a reply than `block_ms`. `consumer` is
+    unique among running processes.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        engine: AsyncEngine,
+        shards: int,
+        consumer: str,
+        *,
+        claim_idle_seconds: float = CLAIM_IDLE_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        self._redis = redis
+        self._engine = engine
+        self._shards = range(shards)
+        self._consumer = consumer
+        self._claim_idle_seconds = claim_idle_seconds
+        self._clock = clock or SystemClock()
+        self._next_claim = self._clock.monotonic()
+        self._unfinished = set(self._shards)
+        """Shards in which entries may be with us and not acknowledged: at the start, after a failure."""
+        self._turn = 0
+
+    async def settle_once(self, block_ms: int) -> int:
+        """Write what waits, up to a batch a shard; returns how many entries were taken off the streams.
+
+        Waits up to `block_ms` for the first when there is none; 0 waits not at all. Raises
+        what the database or Redis raises: then nothing of the failed batch was acknowledged,
+        and the next call begins with it. The caller backs off.
+        """
+        settled = 0
+        if self._clock.monotonic() >= self._next_claim:
+            settled += await self._settle_claimed()
+            self._next_claim = self._clock.monotonic() + self._claim_idle_seconds / 2
+        for shard in self._shards:
+            if shard in self._unfinished:
+                settled += await self._settle_unfinished(shard)
+            settled += await self._settle(shard, await self._read(shard, ">"))
+        if settled == 0 and block_ms > 0:
+            # One shard in turn: streams of several slots cannot be read by one command of a cluster.
+            self._turn = (self._turn + 1) % len(self._shards)
+            settled = await self._settle(self._turn, await self._read(self._turn, ">", block_ms=block_ms))
+        return settled
+
+    async def _settle_unfinished(self, shard: int) -> int:
+        """What was delivered to this consumer and not acknowledged."""
+        settled = 0
+        while entries := await self._read(shard, "0"):
+            settled += await self._settle(shard, entries)
+        return settled
+
+    async def _settle_claimed(self) -> int:
+        """What was delivered to a consumer that died."""
+        settled = 0
+        for shard in self._shards:
+            cursor: bytes | str = "0-0"
+            while True:
+                cursor, entries = await self._claim(shard, cursor)
+                settled += await self._settle(shard, entries)
+                if cursor == b"0-0":
+                    break
+        return settled
+
+    async def _settle(self, shard: int, entries: Sequence[_Entry]) -> int:
+        if not entries:
+            return 0
+        self._unfinished.add(shard)
+        batch: list[SettledJob] = []
+        accepted: list[_Entry] = []
+        rejected: list[tuple[_Entry, str]] = []
+        for entry in entries:
+            try:
+                batch.append(read_entry(entry.id, entry.fields))
+            except Unreadable as error:
+                rejected.append((entry, str(error)))
+            else:
+                accepted.append(entry)
+        if batch:
+            async with self._engine.begin() as connection:
+                await usage.record_settlements(connection, batch)
+            await self._acknowledge(shard, accepted)
+        for entry, reason in rejected:
+            await self._reject(shard, entry, reason)
+        self._unfinished.discard(shard)
+        return len(entries)
+
+    async def _read(self, shard: int, after: str, *, block_ms: int | None = None) -> list[_Entry]:
+        """`after`: ">" what nobody has had yet, "0" what is ours already."""
+        stream = keyspace.usage(shard)
+        # Until the answer is here: a reply that is lost on its way leaves its entries with us.
+        self._unfinished.add(shard)
+        try:
+            answer = await self._redis.xreadgroup(
+                keyspace.LEDGER_GROUP, self._consumer, {stream: after}, count=BATCH, block=block_ms
+            )
+        except ResponseError as error:
+            await self._make_group_if_missing(stream, error)
+            answer = []
+        read = [_Entry(*entry) for _, entries in answer for entry in entries]
+        if not read:
+            self._unfinished.discard(shard)
+        return read
+
+    async def _claim(self, shard: int, cursor: bytes | str) -> tuple[bytes, list[_Entry]]:
+        stream = keyspace.usage(shard)
+        try:
+            following, entries, *_ = await self._redis.xautoclaim(
+                stream,
+                keyspace.LEDGER_GROUP,
+                self._consumer,
+                min_idle_time=int(self._claim_idle_seconds * 1000),
+                start_id=cursor,
+                count=BATCH,
+            )
+        except ResponseError as error:
+            await self._make_group_if_missing(stream, error)
+            return b"0-0", []
+        # Redis 6.2 answers nothing in place of an entry that was deleted.
+        return following, [_Entry(*entry) for entry in entries if entry[0] is not None]
+
+    async def _make_group_if_missing(self, stream: str, error: ResponseError) -> None:
+        """At the first start, and after a flush or a failover. From 0: what came before counts too."""
+        if not str(error).startswith("NOGROUP"):
+            raise error
+        try:
+            await self._redis.xgroup_create(stream, keyspace.LEDGER_GROUP, id="0", mkstream=True)
+        except ResponseError as failure:
+            if not str(failure).startswith("BUSYGROUP"):
+                raise
+
+    async def _acknowledge(self, shard: int, entries: Sequence[_Entry]) -> None:
+        stream, ids = keyspace.usage(shard), [entry.id for entry in entries]
+        async with self._redis.pipeline(transaction=True) as pipe:
+            pipe.xack(stream, keyspace.LEDGER_GROUP, *ids)
+            pipe.xdel(stream, *ids)
+            await pipe.execute()
+
+    async def _reject(self, shard: int, entry: _Entry, reason: str) -> None:
+        stream = keyspace.usage(shard)
+        kept: dict[Any, Any] = {**entry.fields, "entry": entry.id, "reason": reason[:200]}
+        async with self._redis.pipeline(transaction=True) as pipe:
+            if entry.fields:
+                pipe.xadd(keyspace.usage_rejected(shard), kept)
+            pipe.xack(stream, keyspace.LEDGER_GROUP, entry.id)
+            pipe.xdel(stream, entry.id)
+            await pipe.execute()
+        logger.error("usage entry rejected", shard=shard, entry=entry.id.decode(), reason=reason)
+
+
+def read_entry(entry_id: bytes, entry: Mapping[bytes, bytes]) -> SettledJob:
+    """A usage entry as the row it becomes on either database; raises Unreadable.
+
+    Strict, because one value that the database refuses would hold up its whole batch.
+    """
+    try:
+        job = Job.from_wire(entry[b"header"], b"")
+        settlement = Settlement.from_wire(entry[b"outcome"])
+        milliseconds = int(entry_id.partition(b"-")[0])
+        settled_at = _EPOCH + timedelta(milliseconds=milliseconds)
+    except KeyError as error:
+        raise Unreadable(f"{error.args[0]!r} is missing") from error
+    except UnknownEnvelope as error:
+        raise Unreadable(str(error)) from error
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
+        raise Unreadable(f"not a settled job: {type(error).__name__}") from error
+    if entry.get(b"job") != job.id.encode():
+        raise Unreadable("the entry and its header name different jobs")
+    _check_types(job, ("id", "account", "api_key", "request_id"), str)
+    _check_types(job, ("stream",), bool)
+    _check_types(settlement, ("provider", "model"), str)
+    _check_types(settlement, ("error",), str | None)
+    _check_types(settlement, ("cost_micro_usd", "queue_ms", "provider_ms", "attempts", "deliveries"), int)
+    _check_types(settlement, ("ttft_ms",), int | None)
+    for field in fields(settlement.usage):
+        _check_types(settlement.usage, (field.name,), bool if field.name == "estimated" else int)
+    return SettledJob(job=job, settlement=settlement, settled_at=settled_at)
+
+
+def _check_types(holder: object, names: Sequence[str], expected: Any) -> None:
+    for name in names:
+        value = getattr(holder, name)
+        if not isinstance(value, expected) or (expected is not bool and isinstance(value, bool)):
+            raise Unreadable(f"{name} is a {type(value).__name__}")
+        if isinstance(value, str) and "\0" in value:
+            raise Unreadable(f"{name} contains NUL, which PostgreSQL cannot store")
+        if isinstance(value, int) and value not in _BIGINT:
+            raise Unreadable(f"{name} is out of range")

@@ -1,0 +1,340 @@
+"""The ledger on real stores: every settlement is written once, whatever dies on the way."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from loguru import logger
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import event, func, select
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from shared import keyspace
+from shared.accounting.ledger import BATCH, LedgerWriter, Unreadable, read_entry
+from shared.clock import ManualClock
+from shared.db import tables
+from shared.db.engine import DATABASE_ERRORS, create_engine
+from shared.db.repositories import usage
+from shared.domain.job import Job, JobKind, Lane, Surface, Target
+from shared.domain.usage import Outcome, Settlement, Usage
+from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
+from tests.fakes.postgres_server import PostgresServer
+from tests.fakes.redis_server import RedisServer
+
+ACME = AccountId("acme")
+BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def a_job() -> Job:
+    return Job(
+        id=new_job_id(),
+        kind=JobKind.CHAT,
+        lane=Lane.INTERACTIVE,
+        surface=Surface.OPENAI,
+        account=ACME,
+        api_key=ApiKeyId("key_a"),
+        request_id=RequestId("req_1"),
+        plan=(Target("acme", "m"),),
+        stream=False,
+        include_usage=False,
+        budget_ms=1_000,
+        body=b"",
+    )
+
+
+def a_settlement(*, cost: int = 7) -> Settlement:
+    return Settlement(
+        outcome=Outcome.SUCCEEDED,
+        provider="acme",
+        model="m",
+        usage=Usage(prompt_tokens=1, completion_tokens=2),
+        cost_micro_usd=cost,
+        attempts=1,
+        deliveries=1,
+    )
+
+
+def entry_of(job: Job, settlement: Settlement) -> dict[Any, Any]:
+    return {"job": job.id, "header": job.header(), "outcome": settlement.to_wire()}
+
+
+async def settle_jobs(redis: Redis, count: int, *, shard: int = 0) -> list[Job]:
+    jobs = [a_job() for _ in range(count)]
+    async with redis.pipeline(transaction=False) as pipe:
+        for job in jobs:
+            pipe.xadd(keyspace.usage(shard), entry_of(job, a_settlement()))
+        await pipe.execute()
+    return jobs
+
+
+async def rows_and_spend(database: AsyncEngine) -> tuple[int, int]:
+    async with database.connect() as connection:
+        rows = await connection.scalar(select(func.count()).select_from(tables.usage))
+        return int(rows or 0), await usage.spend_since(connection, ACME, BEFORE_ALL)
+
+
+async def waiting(redis: Redis, *, shard: int = 0) -> tuple[int, int]:
+    """Entries in the stream, and how many of them are with a writer."""
+    pending = await redis.xpending(keyspace.usage(shard), keyspace.LEDGER_GROUP)
+    return await redis.xlen(keyspace.usage(shard)), pending["pending"]
+
+
+@pytest.fixture
+async def redis(redis_url: str) -> AsyncIterator[Redis]:
+    async with Redis.from_url(redis_url, socket_timeout=5) as client:
+        yield client
+
+
+async def test_a_settled_job_becomes_a_row_and_leaves_the_stream(redis: Redis, database: AsyncEngine) -> None:
+    job, settlement = a_job(), a_settlement()
+    settlement = replace(settlement, ttft_ms=12, outcome=Outcome.FAILED, error="provider_unavailable")
+    entry_id: bytes = await redis.xadd(keyspace.usage(0), entry_of(job, settlement))
+
+    assert await LedgerWriter(redis, database, 1, "a").settle_once(0) == 1
+
+    async with database.connect() as connection:
+        assert await usage.settlement_of(connection, job.id, account=ACME) == settlement
+        created = await connection.scalar(select(tables.usage.c.created_at))
+    assert created is not None
+    assert created.timestamp() == pytest.approx(int(entry_id.split(b"-")[0]) / 1000)
+    assert await waiting(redis) == (0, 0)
+
+
+async def test_nothing_to_settle_is_nothing(redis: Redis, database: AsyncEngine) -> None:
+    writer = LedgerWriter(redis, database, 3, "a")
+
+    assert await writer.settle_once(0) == 0
+    assert await writer.settle_once(1) == 0
+
+
+async def test_a_writer_that_waits_wakes_for_the_first_entry(redis: Redis, database: AsyncEngine) -> None:
+    writer = LedgerWriter(redis, database, 1, "a")
+    await writer.settle_once(0)
+
+    async with asyncio.TaskGroup() as tasks:
+        settled = tasks.create_task(writer.settle_once(4_000))
+        await settle_jobs(redis, 1)
+
+    assert settled.result() == 1
+
+
+async def test_every_shard_is_settled(redis: Redis, database: AsyncEngine) -> None:
+    for shard in range(4):
+        await settle_jobs(redis, 3, shard=shard)
+
+    assert await LedgerWriter(redis, database, 4, "a").settle_once(0) == 12
+
+    assert await rows_and_spend(database) == (12, 84)
+
+
+async def test_a_job_delivered_twice_is_charged_once(redis: Redis, database: AsyncEngine) -> None:
+    entry = entry_of(a_job(), a_settlement())
+    writer = LedgerWriter(redis, database, 1, "a")
+
+    for _ in range(2):
+        await redis.xadd(keyspace.usage(0), entry)
+        await redis.xadd(keyspace.usage(0), entry)
+        await writer.settle_once(0)
+
+    assert await rows_and_spend(database) == (1, 7)
+
+
+async def test_two_writers_share_the_work(redis: Redis, database: AsyncEngine) -> None:
+    await settle_jobs(redis, 3 * BATCH)
+    writers = [LedgerWriter(redis, database, 1, name) for name in ("a", "b")]
+
+    while await redis.xlen(keyspace.usage(0)):
+        await asyncio.gather(*(writer.settle_once(0) for writer in writers))
+
+    assert await rows_and_spend(database) == (3 * BATCH, 3 * BATCH * 7)
+
+
+def malformed() -> list[tuple[str, dict[Any, Any]]]:
+    good = entry_of(a_job(), a_settlement())
+    header, outcome = orjson.loads(good["header"]), orjson.loads(good["outcome"])
+
+    def with_header(**changed: Any) -> dict[Any, Any]:
+        return {**good, "header": orjson.dumps({**header, **changed})}
+
+    def with_outcome(**changed: Any) -> dict[Any, Any]:
+        return {**good, "outcome": orjson.dumps({**outcome, **changed})}
+
+    return [
+        ("no header", {"job": good["job"], "outcome": good["outcome"]}),
+        ("no outcome", {"job": good["job"], "header": good["header"]}),
+        ("not json", {**good, "outcome": b"\xff{"}),
+        ("not an object", {**good, "outcome": b"[]"}),
+        ("another job", {**good, "job": "job_other"}),
+        ("a later version", with_header(v=2)),
+        ("an unknown kind", with_header(kind="dream")),
+        ("an account that is a list", with_header(account=["acme"])),
+        ("NUL in an account", with_header(account="ac\0me")),
+        ("a stream that is a number", with_header(stream=1)),
+        ("an unknown outcome", with_outcome(outcome="maybe")),
+        ("a cost that is text", with_outcome(cost="7")),
+        ("a cost that is no whole number", with_outcome(cost=7.5)),
+        ("a cost that is a truth", with_outcome(cost=True)),
+        ("more tokens than fit", with_outcome(out=2**63)),
+        ("NUL in a model", with_outcome(model="m\0")),
+        ("no model", with_outcome(model=None)),
+        ("a ttft that is text", with_outcome(ttft_ms="soon")),
+    ]
+
+
+async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
+    redis: Redis, database: AsyncEngine
+) -> None:
+    errors: list[str] = []
+    sink = logger.add(lambda line: errors.append(str(line)), level="ERROR")
+    bad = malformed()
+    for _, entry in bad:
+        await redis.xadd(keyspace.usage(0), entry)
+        await settle_jobs(redis, 1)
+
+    assert await LedgerWriter(redis, database, 1, "a").settle_once(0) == 2 * len(bad)
+
+    logger.remove(sink)
+    assert await rows_and_spend(database) == (len(bad), len(bad) * 7)
+    assert await waiting(redis) == (0, 0)
+    rejected = await redis.xrange(keyspace.usage_rejected(0))
+    assert len(rejected) == len(errors) == len(bad)
+    for (_, entry), (_, kept) in zip(bad, rejected, strict=True):
+        assert kept.pop(b"reason")
+        assert kept.pop(b"entry")
+        assert set(kept) == {name.encode() for name in entry}
+
+
+@given(
+    number=st.integers(-(2**70), 2**70) | st.none() | st.booleans() | st.floats() | st.text(),
+    text=st.text() | st.none() | st.integers(),
+)
+def test_what_is_accepted_fits_the_columns(number: Any, text: Any) -> None:
+    good = entry_of(a_job(), a_settlement())
+    outcome = {**orjson.loads(good["outcome"]), "model": text}
+    wire = b"%s,%s}" % (orjson.dumps(outcome)[:-1], b'"cost":' + _json(number))
+
+    try:
+        accepted = read_entry(
+            b"1700000000000-0", {b"job": good["job"].encode(), b"header": good["header"], b"outcome": wire}
+        )
+    except Unreadable:
+        return
+
+    assert type(accepted.settlement.cost_micro_usd) is int
+    assert accepted.settlement.cost_micro_usd.bit_length() <= 63
+    assert type(accepted.settlement.model) is str
+    assert "\0" not in accepted.settlement.model
+
+
+def _json(value: Any) -> bytes:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value).encode()
+    return orjson.dumps(value)
+
+
+async def test_after_a_flush_the_ledger_goes_on(redis: Redis, database: AsyncEngine) -> None:
+    writer = LedgerWriter(redis, database, 1, "a")
+    await writer.settle_once(0)
+    await redis.flushall()
+    await settle_jobs(redis, 2)
+
+    assert await writer.settle_once(0) + await writer.settle_once(0) == 2
+
+
+async def test_what_came_before_the_first_writer_counts(redis: Redis, database: AsyncEngine) -> None:
+    await settle_jobs(redis, 2)
+    writer = LedgerWriter(redis, database, 1, "a")
+
+    assert await writer.settle_once(0) == 2
+
+
+async def test_entries_of_a_dead_writer_are_taken_over(redis: Redis, database: AsyncEngine) -> None:
+    await settle_jobs(redis, 3)
+    await redis.xgroup_create(keyspace.usage(0), keyspace.LEDGER_GROUP, id="0")
+    await redis.xreadgroup(keyspace.LEDGER_GROUP, "dead", {keyspace.usage(0): ">"})
+
+    clock = ManualClock()
+    patient = LedgerWriter(redis, database, 1, "patient", clock=clock)
+    assert await patient.settle_once(0) == 0
+    heir = LedgerWriter(redis, database, 1, "heir", claim_idle_seconds=0)
+    assert await heir.settle_once(0) == 3
+
+    assert await rows_and_spend(database) == (3, 21)
+    assert await waiting(redis) == (0, 0)
+
+
+async def test_redis_dying_between_commit_and_acknowledgement_doubles_nothing(
+    private_redis: RedisServer, database: AsyncEngine
+) -> None:
+    def dies(_: object) -> None:
+        if private_redis.is_running:
+            private_redis.kill9()
+
+    async with Redis.from_url(private_redis.url, socket_timeout=5) as redis:
+        await settle_jobs(redis, 5)
+        writer = LedgerWriter(redis, database, 1, "a")
+        event.listen(database.sync_engine, "commit", dies)
+        with pytest.raises((RedisError, OSError)):
+            await writer.settle_once(0)
+        event.remove(database.sync_engine, "commit", dies)
+        assert (await rows_and_spend(database))[0] == 5
+        private_redis.start()
+
+        assert await writer.settle_once(0) == 5
+
+        assert await rows_and_spend(database) == (5, 35)
+        assert await waiting(redis) == (0, 0)
+
+
+DIES_BEFORE_ACKNOWLEDGING = """
+import asyncio, os, signal, sys
+from redis.asyncio import Redis
+from shared.accounting.ledger import LedgerWriter
+from shared.db.engine import create_engine
+
+async def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+LedgerWriter._acknowledge = die
+redis = Redis.from_url(sys.argv[1], socket_timeout=5)
+asyncio.run(LedgerWriter(redis, create_engine(sys.argv[2]), 1, "killed").settle_once(0))
+"""
+
+
+async def test_killed_between_commit_and_ack_with_a_database_outage_loses_and_doubles_nothing(
+    redis: Redis, redis_url: str, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    jobs = 2 * BATCH + 100
+    await settle_jobs(redis, jobs)
+    killed = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", DIES_BEFORE_ACKNOWLEDGING, redis_url, postgres_url
+    )
+    assert await killed.wait() == -signal.SIGKILL
+    engine = create_engine(postgres_url)
+    assert await rows_and_spend(engine) == (BATCH, BATCH * 7)
+    assert await waiting(redis) == (jobs, BATCH)
+
+    writer = LedgerWriter(redis, engine, 1, "heir", claim_idle_seconds=0)
+    postgres_server.kill9()
+    for _ in range(3):
+        with pytest.raises(DATABASE_ERRORS):
+            await writer.settle_once(0)
+    assert (await waiting(redis))[0] == jobs
+    postgres_server.start()
+    while await redis.xlen(keyspace.usage(0)):
+        await writer.settle_once(0)
+
+    assert await rows_and_spend(engine) == (jobs, jobs * 7)
+    assert await waiting(redis) == (0, 0)
+    await engine.dispose()
