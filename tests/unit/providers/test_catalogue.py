@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from shared.domain.job import Target
+from shared.domain.usage import Usage
+from shared.errors import ModelNotFound
+from shared.providers import anthropic, openai, vllm
+from shared.providers.catalogue import Model, load_catalogue
+from shared.providers.profile import Capability
+from shared.providers.registry import BUILT_IN, Registry
+from shared.providers.resolve import resolve
+
+CATALOGUE = load_catalogue()
+LAB = replace(
+    vllm.PROFILE, id="lab", base_url="https://lab.example/v1", models=("phi-4", "org/mistral-7b", "gpt-4o")
+)
+PROVIDERS = Registry([openai.PROFILE, anthropic.PROFILE, vllm.PROFILE, LAB])
+
+
+@pytest.mark.parametrize("model", CATALOGUE.models(), ids=lambda model: model.id)
+def test_a_listed_model_is_complete(model: Model) -> None:
+    assert model.provider in BUILT_IN
+    assert 0 < model.max_output_tokens <= model.context_tokens
+    assert 0 < model.cached_prompt_micro_usd_per_million <= model.prompt_micro_usd_per_million
+    assert model.prompt_micro_usd_per_million < model.completion_micro_usd_per_million
+    assert Capability.CHAT in model.capabilities
+    assert model.source.startswith("https://")
+    assert model.read >= date(2026, 11, 1)
+    assert model.retired is None
+
+
+def test_names_are_unique() -> None:
+    names = [name for model in CATALOGUE.models() for name in (model.id, *model.aliases)]
+
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    ("name", "model"),
+    [
+        ("gpt-4o", "gpt-4o"),
+        ("gpt-4o-2024-08-06", "gpt-4o"),
+        ("openai/gpt-4o", "gpt-4o"),
+        ("claude-3-5-sonnet-20241022", "claude-3-5-sonnet-latest"),
+    ],
+)
+def test_a_model_is_found_by_every_name_it_has(name: str, model: str) -> None:
+    found = CATALOGUE.find(name)
+
+    assert found is not None
+    assert found.id == model
+
+
+@pytest.mark.parametrize("name", ["gpt-nine", "anthropic/gpt-4o", "openai/", "", "/gpt-4o"])
+def test_what_nobody_knows_is_not_found(name: str) -> None:
+    assert CATALOGUE.find(name) is None
+
+
+def test_retired_models_are_priced_but_not_listed() -> None:
+    usage = Usage(prompt_tokens=1_000_000)
+
+    assert CATALOGUE.cost_micro_usd("anthropic", "claude-3-5-sonnet-20241022", usage) == 3_000_000
+    assert "claude-3-5-sonnet-latest" not in [model.id for model in CATALOGUE.models()]
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        (Usage(), 0),
+        (Usage(prompt_tokens=1_000_000), 150_000),
+        (Usage(prompt_tokens=1_000_000, cached_tokens=1_000_000), 75_000),
+        (Usage(prompt_tokens=1_000_000, cached_tokens=400_000), 120_000),
+        (Usage(completion_tokens=1_000_000), 600_000),
+        (Usage(completion_tokens=1_000_000, reasoning_tokens=900_000), 600_000),
+        (Usage(prompt_tokens=1), 1),
+        (Usage(prompt_tokens=1, completion_tokens=1), 1),
+        (Usage(prompt_tokens=10, cached_tokens=99), 1),
+    ],
+)
+def test_cost_counts_cached_tokens_at_their_price_and_rounds_up_once(usage: Usage, cost: int) -> None:
+    assert CATALOGUE.cost_micro_usd("openai", "gpt-4o-mini", usage) == cost
+
+
+@pytest.mark.parametrize(("provider", "model"), [("openai", "gpt-nine"), ("lab", "gpt-4o"), ("lab", "phi-4")])
+def test_an_unknown_model_costs_nothing(provider: str, model: str) -> None:
+    assert CATALOGUE.cost_micro_usd(provider, model, Usage(1000, 1000)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "default", "target"),
+    [
+        ("gpt-4o", "openai", Target("openai", "gpt-4o")),
+        ("gpt-4o-2024-08-06", "openai", Target("openai", "gpt-4o-2024-08-06")),
+        ("claude-sonnet-4-5", "openai", Target("anthropic", "claude-sonnet-4-5")),
+        ("openai/gpt-nine", "openai", Target("openai", "gpt-nine")),
+        ("vllm/org/model", "openai", Target("vllm", "org/model")),
+        ("phi-4", "openai", Target("lab", "phi-4")),
+        ("org/mistral-7b", "openai", Target("lab", "org/mistral-7b")),
+        ("gpt-4o", "lab", Target("lab", "gpt-4o")),
+        ("claude-sonnet-4-5", "lab", Target("anthropic", "claude-sonnet-4-5")),
+        ("whatever", "lab", Target("lab", "whatever")),
+        ("org/whatever", "vllm", Target("vllm", "org/whatever")),
+    ],
+)
+def test_a_name_leads_to_the_provider_that_serves_it(name: str, default: str, target: Target) -> None:
+    assert resolve(name, PROVIDERS, default) == target
+
+
+@pytest.mark.parametrize("name", ["gpt-nine", "acme/gpt-4o", "openai/", "", "/", "x" * 10_000, "gpt-4o\n"])
+@pytest.mark.parametrize("default", ["openai", "acme"])
+def test_an_unknown_name_is_not_found(name: str, default: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        resolve(name, PROVIDERS, default)
+
+    assert caught.value.param == "model"
+    assert len(caught.value.details["available_models"]) <= 5
+    assert len(caught.value.message) < 400
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("gpt4o", "gpt-4o"), ("GPT-4O-MINI", "gpt-4o-mini"), ("opnai/gpt-4o", "gpt-4o"), ("phi4", "phi-4")],
+)
+def test_the_closest_names_are_suggested(name: str, meant: str) -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        resolve(name, PROVIDERS, "openai")
+
+    assert meant in caught.value.details["available_models"]
+
+
+def test_only_names_that_lead_somewhere_are_suggested() -> None:
+    with pytest.raises(ModelNotFound) as caught:
+        resolve("claude-sonnet-4.5", Registry([openai.PROFILE]), "openai")
+
+    assert not any(name.startswith("claude") for name in caught.value.details["available_models"])
