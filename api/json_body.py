@@ -114,7 +114,9 @@ def _refuse_many_nodes(body: bytes) -> None:
     """Before any parser builds a million objects out of ten megabytes of `[],`."""
     if _nodes_at_most(body) <= MAX_NODES:
         return
-    bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
+    bare = body
+    if b"\\" in body:
+        bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A node has at most a key and a text, of two quotes each.
     if bare.count(b'"') <= 4 * MAX_NODES and _nodes_at_most(b"".join(bare.split(b'"')[::2])) <= MAX_NODES:
         return
