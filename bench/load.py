@@ -281,9 +281,9 @@ def _percentile_ms(ordered: list[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] * 1000
 
 
-def render_chat(*, model: str, text: str, stream: bool, chunks: int) -> bytes:
-    """A chat body; for a stream, with the directive that makes the scripted provider send `chunks`."""
-    if stream:
+def render_chat(*, model: str, text: str, stream: bool, chunks: int | None = None) -> bytes:
+    """A chat body; with `chunks`, under the directive that makes the scripted provider stream so many."""
+    if chunks is not None:
         text = f'!script {{"chunks":{chunks}}}\n{text}'
     body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": text}]}
     return orjson.dumps(body | {"stream": True} if stream else body)
@@ -293,7 +293,12 @@ def main() -> None:
     options = _parser().parse_args()
     headers = {"authorization": f"Bearer {options.key}"}
     headers |= dict(line.split(":", 1) for line in options.header)
-    body = render_chat(model=options.model, text=options.text, stream=options.stream, chunks=options.chunks)
+    body = render_chat(
+        model=options.model,
+        text=options.text,
+        stream=options.stream,
+        chunks=options.chunks if options.stream else None,
+    )
     run = run_load(
         options.url,
         headers,
