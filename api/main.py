@@ -21,6 +21,7 @@ from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
 from api.deps import Broker
+from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, models
@@ -98,7 +99,10 @@ def create_app(settings: Settings, redis_url: str) -> tuple[ASGIApp, FastAPI]:
     for router in (chat_completions, models, chat, jobs, health):
         app.include_router(router.router)
     error_views.install(app)
-    edge = Edge(app, settings=settings.api, log_requests=settings.log.requests, on_response=_measure)
+    hot = HotRoutes(
+        app, {"/v1/chat/completions": chat_completions.chat_completions, "/api/v1/chat": chat.chat}
+    )
+    edge = Edge(hot, settings=settings.api, log_requests=settings.log.requests, on_response=_measure)
     return edge, app
 
 
@@ -166,6 +170,7 @@ async def run_api(settings: Settings, redis_url: str) -> None:
         log_config=None,
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.api.drain_seconds),
         backlog=4096,
