@@ -39,13 +39,7 @@ async def revoke(
 
     Raises NotFound, or RevocationNotAnnounced.
     """
-    async with database.begin() as connection:
-        if account is None:
-            digest = await api_keys.revoke_for_operator(connection, key_id, at=clock.now())
-        else:
-            digest = await api_keys.revoke(connection, key_id, account=account, at=clock.now())
-    if digest is None:
-        raise NotFound("There is no such API key.")
+    digest = await revoke_row(database, key_id, clock=clock, account=account)
     try:
         # The mark before the counter and the message: whoever hears of them asks Redis anew,
         # and must find it.
@@ -54,3 +48,20 @@ async def revoke(
         await redis.publish(keyspace.REVOKED_CHANNEL, key_id)
     except (RedisError, OSError, TimeoutError) as error:
         raise RevocationNotAnnounced(within_seconds=settings.key_cache_seconds) from error
+
+
+async def revoke_row(
+    database: AsyncEngine, key_id: ApiKeyId, *, clock: Clock, account: AccountId | None = None
+) -> str:
+    """Revoke the key in the database alone, committed; returns its digest.
+
+    For where no Redis is known: running processes follow within `key_cache_seconds`.
+    """
+    async with database.begin() as connection:
+        if account is None:
+            digest = await api_keys.revoke_for_operator(connection, key_id, at=clock.now())
+        else:
+            digest = await api_keys.revoke(connection, key_id, account=account, at=clock.now())
+    if digest is None:
+        raise NotFound("There is no such API key.")
+    return digest
