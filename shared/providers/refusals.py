@@ -38,7 +38,7 @@ _ABOUT_THE_REQUEST: Final = frozenset({400, 404, 413, 422})
 _OVERLOADED: Final = frozenset({503, 529})
 _OUT_OF_CREDIT: Final = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
 # A 400 of type invalid_request_error, about our account all the same; the sentence is
-# the only sign. Recorded in anthropics/claude-code issue 66314, 2026-06.
+# the only sign. Recorded in public threads of anthropics/claude-code, 2026-06.
 _ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
 
 _ACCOUNT_TROUBLE: Final = frozenset(
@@ -128,6 +128,9 @@ def read_fields(document: object) -> ErrorFields:
     if isinstance(error, str):
         return _fields({"message": error, "code": document.get("code")})
     detail = document.get("detail")
+    if detail == "Not Found":
+        # Starlette's words for a path it does not serve, such as a vLLM base URL without /v1.
+        return ErrorFields()
     if isinstance(detail, str):
         return _fields({"message": detail})
     if isinstance(detail, list) and detail and isinstance(detail[0], dict):

@@ -49,6 +49,7 @@ def openai_error(**fields: object) -> bytes:
         (529, b"", ProviderUnavailable, 503, True, True),
         (400, b"<html>bad gateway config</html>", ProviderError, 502, False, False),
         (404, b"", ProviderError, 502, False, False),
+        (404, b'{"detail":"Not Found"}', ProviderError, 502, False, False),
         (301, b"", ProviderError, 502, False, False),
         (409, openai_error(), ProviderError, 502, False, False),
     ],
