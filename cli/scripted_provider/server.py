@@ -213,7 +213,7 @@ class Connection(asyncio.Protocol):
             self._send_whole(_plain_reply(refusal.status, body, date, dialect.render_headers(request_id)))
             return
 
-        call.model, call.stream, call.cue = prompt.model, prompt.stream, cue.label if cue else None
+        call.model, call.stream, call.cue = prompt.model, prompt.stream, (cue.label or None) if cue else None
         self._open(call)
         answer = compose(prompt, cue, token=call.job or f"{number:08d}", created=second)
         if cue is not None and not cue.shapes_answer_only:
