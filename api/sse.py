@@ -66,8 +66,8 @@ class EventStream(Response):
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         try:
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             tail = await self._relay(send)
             await send({"type": "http.response.body", "body": tail})
         except BrokerError as error:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -32,6 +32,14 @@ _CHARS_PER_TOKEN: Final = 4
 _MAX_ERROR_BYTES: Final = 65_536
 
 Emit = Callable[[list[bytes]], Awaitable[None]]
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """A call that succeeded: the canonical answer, or the events of a stream not emitted yet."""
+
+    body: bytes = b""
+    tail: Sequence[bytes] = ()
 
 
 @dataclass(slots=True)
@@ -87,8 +95,8 @@ async def call_provider(
     settings: ProviderSettings,
     progress: CallProgress,
     emit: Emit,
-) -> bytes:
-    """The canonical answer; b"" for a stream, whose events went through `emit`.
+) -> Completed:
+    """The canonical answer. A stream's events went through `emit`, all but those of its last read.
 
     Raises ProviderError (retryable or not), or InvalidRequest for what the provider cannot be asked.
     """
@@ -141,13 +149,13 @@ async def call_provider(
                         phase.name, phase.seconds = "idle", settings.idle_seconds
                         clock.reschedule(loop.time() + idle)
 
-                    await _relay(response, decoder, profile, settings, progress, emit, tick)
-                    return b""
+                    tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
+                    return Completed(tail=tail)
                 body = await _read_capped(response, settings.max_answer_bytes, profile)
                 answer = profile.dialect.decode_chat(body, profile=profile, target=target)
                 progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
                 progress.text_chars = len(answer.body)
-                return answer.body
+                return Completed(body=answer.body)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
             progress.sent = False
@@ -189,8 +197,11 @@ async def _relay(
     progress: CallProgress,
     emit: Emit,
     tick: Callable[[], None],
-) -> None:
-    """Events go on as they come: all that one read brought in one flush."""
+) -> list[bytes]:
+    """Events go on as they come: all that one read brought in one flush.
+
+    Those of the read that ended the stream are returned, to be written together with its end.
+    """
     reader = SseReader(profile.id)
     received = 0
     async for data in response.content.iter_any():
@@ -208,20 +219,21 @@ async def _relay(
         finally:
             progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
             progress.text_chars = decoder.text_chars
-            if events:
+            if events and not decoder.finished:
                 progress.emitted += len(events)
                 await emit(events)
         if decoder.finished:
-            return
+            return events
     tail: list[bytes] = []
     for event in reader.close():
         tail += decoder.feed(event)
     progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
-    if tail:
-        progress.emitted += len(tail)
-        await emit(tail)
     if not decoder.finished and decoder.finish_reason is None:
+        if tail:
+            progress.emitted += len(tail)
+            await emit(tail)
         raise ProviderUnavailable(f"{profile.name} cut its stream short.", provider=profile.id)
+    return tail
 
 
 async def _read_capped(

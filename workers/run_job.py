@@ -9,12 +9,12 @@ from random import Random
 
 from loguru import logger
 from redis.exceptions import RedisError
-from shared.providers.catalogue import Catalogue
 
 from shared import faultpoints
 from shared.domain.job import JobState, UnknownEnvelope
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.errors import BrokerError, DeadlineExceeded, ProviderUnavailable
+from shared.providers.catalogue import Catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
@@ -91,7 +91,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
     try:
         profile = ctx.registry.get(target.provider)
         secret = ctx.credentials.resolve(target)
-        body = await call_provider(
+        completed = await call_provider(
             job,
             target,
             profile,
@@ -112,8 +112,10 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         lease,
         JobState.SUCCEEDED,
         head=_head(lease, settlement, status=200).to_wire(),
-        body=body,
+        body=completed.body,
         settlement=settlement,
+        tail=completed.tail,
+        tail_first=next_ordinal,
     )
     faultpoints.hit("W8")
 

@@ -246,9 +246,20 @@ class Consumer:
         return bool(answer == 1)
 
     async def finish(
-        self, lease: Lease, state: JobState, *, head: bytes, body: bytes, settlement: Settlement
+        self,
+        lease: Lease,
+        state: JobState,
+        *,
+        head: bytes,
+        body: bytes,
+        settlement: Settlement,
+        tail: Sequence[bytes] = (),
+        tail_first: int = 1,
     ) -> None:
-        """Raises LeaseLost when the answer came too late to count."""
+        """End the job. `tail`: the last events of its stream, number `tail_first` and on.
+
+        Raises LeaseLost when the answer came too late to count.
+        """
         shard, job_id = lease.delivery.shard, lease.job.id
         finishing = self._insist(
             "finish",
@@ -265,6 +276,9 @@ class Consumer:
             body,
             settlement.to_wire(),
             self._settings.inline_result_bytes,
+            tail_first,
+            tail_first + len(tail) - 1,
+            b"\n".join(tail),
             within_seconds=_seconds_left(lease) + 60,
         )
         answer = await faultpoints.during("W7", finishing)

@@ -7,11 +7,6 @@ local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'reply', 'cancel', 'ret
 if f[1] ~= 'running' or f[2] ~= ARGV[2] then
   return 0
 end
-if tonumber(last_ordinal(KEYS[2])) < tonumber(ARGV[4]) then
-  redis.call('XADD', KEYS[2], ARGV[4] .. '-1', 'd', ARGV[5])
-  if ARGV[3] == '1' then
-    redis.call('PEXPIRE', KEYS[2], int(tonumber(f[6]) - now_ms() + tonumber(f[5])))
-  end
-  publish(f[3], 'e' .. ARGV[1] .. '\n' .. ARGV[3] .. ' ' .. ARGV[4] .. '\n' .. ARGV[5])
-end
+append_events(KEYS[2], ARGV[1], ARGV[3], ARGV[4], ARGV[5], f[3],
+  int(tonumber(f[6]) - now_ms() + tonumber(f[5])))
 return f[4] and 2 or 1

@@ -52,6 +52,18 @@ local function last_ordinal(events)
   return '0'
 end
 
+-- Adds stream events first..last to the log, once, and tells the readers.
+local function append_events(events, id, first, last, payload, channels, keep_ms)
+  if tonumber(last_ordinal(events)) >= tonumber(last) then
+    return
+  end
+  redis.call('XADD', events, last .. '-1', 'd', payload)
+  if first == '1' then
+    redis.call('PEXPIRE', events, keep_ms)
+  end
+  publish(channels, 'e' .. id .. '\n' .. first .. ' ' .. last .. '\n' .. payload)
+end
+
 -- Ends a job for good: result stored, ledger told, lane entry gone, waiters hinted.
 local function settle(keys, id, state, head, body, settlement, now, inline_max)
   local f = redis.call('HMGET', keys.job, 'header', 'entry', 'reply', 'retain')
