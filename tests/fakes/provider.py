@@ -56,6 +56,11 @@ class ScriptedProvider:
         return f"{self.url}/v1"
 
     @property
+    def is_running(self) -> bool:
+        """Whether it was started, and has not ended by itself or otherwise."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
     def pid(self) -> int:
         return self._running().pid
 
