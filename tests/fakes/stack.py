@@ -1,0 +1,436 @@
+"""The whole broker as real processes: Redis, scripted provider, apis, workers, a scheduler.
+
+    async with Stack(apis=2, workers=1) as stack:
+        async with stack.client() as client:
+            await client.post("/v1/chat/completions", json=...)
+        stack.kill9(stack.workers[0])
+
+What every process writes is kept in `stack.folder / "logs"`. A failure to start raises with
+the end of that output; whatever happens, no process outlives the stack.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import weakref
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Final, Self
+
+import httpx
+from sqlalchemy import text
+
+from shared.auth import api_keys
+from shared.db import migrate
+from shared.db.engine import create_engine
+from shared.db.repositories import accounts
+from shared.db.repositories import api_keys as api_key_rows
+from shared.ids import AccountId
+from tests.fakes.eventually import NeverCame, eventually
+from tests.fakes.provider import CallRecord, ScriptedProvider
+from tests.fakes.redis_server import RedisServer
+from tests.fakes.server_process import free_port
+
+_ROOT: Final = Path(__file__).parents[2]
+_START_SECONDS: Final = 30.0
+_STOP_SECONDS: Final = 20.0
+_ACCOUNT: Final = AccountId("acc_stack")
+
+FAST: Final[Mapping[str, str]] = {
+    "HEADRACE_ENVIRONMENT": "test",
+    "HEADRACE_QUEUE__HEARTBEAT_SECONDS": "1",
+    "HEADRACE_QUEUE__LEASE_IDLE_SECONDS": "4",
+    "HEADRACE_QUEUE__SWEEP_SECONDS": "0.3",
+    "HEADRACE_QUEUE__BLOCK_SECONDS": "0.3",
+    "HEADRACE_QUEUE__RECHECK_SECONDS": "1",
+    "HEADRACE_QUEUE__RETRY_BASE_SECONDS": "0.05",
+    "HEADRACE_API__REQUEST_TIMEOUT_SECONDS": "60",
+    "HEADRACE_API__DISCONNECT_GRACE_SECONDS": "1",
+    "HEADRACE_API__DRAIN_SECONDS": "5",
+    "HEADRACE_WORKER__DRAIN_SECONDS": "10",
+}
+"""Every clock of the broker turned up, in the proportions of the defaults."""
+
+
+@dataclass(eq=False)
+class Process:
+    """One process of the stack. `lines()` is all it wrote, as JSON where it is JSON."""
+
+    name: str
+    popen: subprocess.Popen[bytes]
+    log: Path
+    port: int = 0
+    started_at: float = field(default_factory=time.time)
+
+    @property
+    def pid(self) -> int:
+        return self.popen.pid
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    @property
+    def is_running(self) -> bool:
+        return self.popen.poll() is None
+
+    @property
+    def exit_code(self) -> int | None:
+        """None while it runs; minus the signal's number when a signal ended it."""
+        return self.popen.poll()
+
+    def output(self) -> str:
+        return self.log.read_text(encoding="utf-8", errors="replace")
+
+    def events(self, message: str = "") -> list[dict[str, Any]]:
+        """Its log lines; with `message`, those of that event only."""
+        found: list[dict[str, Any]] = []
+        for line in self.output().splitlines():
+            if not line.startswith("{"):
+                continue
+            try:
+                event = json.loads(line)
+            except json.JSONDecodeError:
+                continue  # the last line of a process that was killed while it wrote
+            if not message or event.get("event") == message:
+                found.append(event)
+        return found
+
+    async def has_ended(self, *, within: float = _STOP_SECONDS) -> int:
+        """Waits for its end; the exit code."""
+        await eventually(lambda: not self.is_running, f"end of {self.name}", within=within, every=0.005)
+        assert self.exit_code is not None
+        return self.exit_code
+
+
+class DidNotStart(Exception):
+    def __init__(self, process: Process) -> None:
+        output = "\n".join(process.output().splitlines()[-40:])
+        super().__init__(f"{process.name} (exit code {process.exit_code}) did not become ready:\n{output}")
+
+
+class Stack:
+    """`settings`: environment variables of every process, over the fast profile."""
+
+    def __init__(
+        self,
+        *,
+        apis: int = 1,
+        workers: int = 1,
+        schedulers: int = 1,
+        settings: Mapping[str, str] | None = None,
+        database_template: Path | None = None,
+        redis: RedisServer | None = None,
+    ) -> None:
+        """`database_template`: a migrated SQLite file to copy. `redis`: a server of the caller's own."""
+        self.folder = Path(tempfile.mkdtemp(prefix="headrace-stack-"))
+        self._logs = self.folder / "logs"
+        self._logs.mkdir()
+        self.redis = redis or RedisServer()
+        self.provider = ScriptedProvider(log=self.folder / "calls.jsonl")
+        self.apis: list[Process] = []
+        self.workers: list[Process] = []
+        self.schedulers: list[Process] = []
+        self.ended: list[Process] = []
+        self.api_key = ""
+        self.database_url = f"sqlite:///{self.folder / 'headrace.db'}"
+        self._counts = (apis, workers, schedulers)
+        self._settings = {**FAST, **(settings or {})}
+        self._template = database_template
+        self._pepper = secrets.token_urlsafe(48)
+        self._started = 0
+        self._all: list[Process] = []
+        self._end = weakref.finalize(self, _end, self._all, self.provider, self.redis, self.folder)
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.stop()
+
+    # life
+
+    async def start(self) -> None:
+        try:
+            self.redis.start()
+            self.provider.start()
+            await self._make_database()
+            apis, workers, schedulers = self._counts
+            for _ in range(schedulers):
+                self.spawn_scheduler()
+            for _ in range(workers):
+                self.spawn_worker()
+            for _ in range(apis):
+                self.spawn_api()
+            await self.wait_ready()
+        except BaseException:
+            await self.stop()
+            raise
+
+    async def stop(self) -> None:
+        """Everything, at once and not politely; the folder goes too."""
+        self.end_now()
+
+    def end_now(self) -> None:
+        """The same where nothing may be awaited. Also called when the interpreter exits."""
+        self._end()
+
+    async def wait_ready(self) -> None:
+        """Every api answers /health/ready with 200; every worker and scheduler said that it started."""
+        for process in (*self.schedulers, *self.workers, *self.apis):
+            await self.ready(process)
+
+    async def ready(self, process: Process) -> Process:
+        async def look() -> bool:
+            if not process.is_running:
+                raise DidNotStart(process)
+            if process.port:
+                return await _is_ready(process.url)
+            return any(kind in process.output() for kind in ("worker started", "scheduler started"))
+
+        try:
+            await eventually(look, f"{process.name} ready", within=_START_SECONDS)
+        except NeverCame as exc:
+            raise DidNotStart(process) from exc
+        return process
+
+    # processes
+
+    def spawn_api(self, *, port: int = 0, faultpoints: str = "", **settings: str) -> Process:
+        """Returns at once; see `start_api`."""
+        port = port or free_port()
+        process = self._spawn("api", {"PORT": str(port), "FAULTPOINTS": faultpoints, **settings}, port=port)
+        self.apis.append(process)
+        return process
+
+    def spawn_worker(self, *, faultpoints: str = "", **settings: str) -> Process:
+        process = self._spawn("worker", {"FAULTPOINTS": faultpoints, **settings})
+        self.workers.append(process)
+        return process
+
+    def spawn_scheduler(self, **settings: str) -> Process:
+        process = self._spawn("scheduler", settings)
+        self.schedulers.append(process)
+        return process
+
+    async def start_api(self, *, port: int = 0, faultpoints: str = "", **settings: str) -> Process:
+        return await self.ready(self.spawn_api(port=port, faultpoints=faultpoints, **settings))
+
+    async def start_worker(self, *, faultpoints: str = "", **settings: str) -> Process:
+        """`faultpoints`: where it kills itself, such as `W3@17`; see shared/faultpoints.py."""
+        return await self.ready(self.spawn_worker(faultpoints=faultpoints, **settings))
+
+    async def start_scheduler(self, **settings: str) -> Process:
+        return await self.ready(self.spawn_scheduler(**settings))
+
+    async def kill9(self, process: Process) -> None:
+        self._signal(process, signal.SIGKILL)
+        await process.has_ended()
+        self.forget(process)
+
+    async def sigterm(self, process: Process, *, within: float = _STOP_SECONDS) -> int:
+        """Asks it to stop and waits until it did; the exit code."""
+        self._signal(process, signal.SIGTERM)
+        code = await process.has_ended(within=within)
+        self.forget(process)
+        return code
+
+    def sigstop(self, process: Process) -> None:
+        self._signal(process, signal.SIGSTOP)
+
+    def sigcont(self, process: Process) -> None:
+        self._signal(process, signal.SIGCONT)
+
+    def forget(self, process: Process) -> None:
+        """It ended: its place among `apis`, `workers` or `schedulers` goes, its output stays."""
+        for group in (self.apis, self.workers, self.schedulers):
+            if process in group:
+                group.remove(process)
+                self.ended.append(process)
+
+    @property
+    def processes(self) -> list[Process]:
+        """All of them, the ended ones too."""
+        return list(self._all)
+
+    # what they did
+
+    def calls(self) -> list[CallRecord]:
+        """Every call the provider got, from its log file: complete whoever was killed meanwhile."""
+        return read_calls(self.folder / "calls.jsonl")
+
+    def logs(self) -> dict[str, str]:
+        """All that each process wrote, by process name."""
+        return {process.name: process.output() for process in self._all}
+
+    def log_events(self, message: str) -> list[dict[str, Any]]:
+        return [event for process in self._all for event in process.events(message)]
+
+    async def ledger(self) -> list[dict[str, Any]]:
+        """Every usage row."""
+        engine = create_engine(self.database_url)
+        try:
+            async with engine.connect() as connection:
+                rows = await connection.execute(text("SELECT * FROM usage"))
+                return [dict(row) for row in rows.mappings()]
+        finally:
+            await engine.dispose()
+
+    # clients
+
+    @property
+    def url(self) -> str:
+        """Of the first api process."""
+        return self.apis[0].url
+
+    @property
+    def headers(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.api_key}"}
+
+    def client(self, api: Process | None = None, *, timeout: float = 60.0) -> httpx.AsyncClient:
+        """A client with the API key, of one api process, the first by default."""
+        return httpx.AsyncClient(
+            base_url=(api or self.apis[0]).url,
+            headers=self.headers,
+            timeout=timeout,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
+        )
+
+    async def new_api_key(self, account: AccountId) -> str:
+        """A key of that account, which is created when there is none."""
+        engine = create_engine(self.database_url)
+        now = datetime.now(UTC)
+        token, record = api_keys.mint(self._pepper.encode(), account=account, name="stack", now=now)
+        try:
+            async with engine.begin() as connection:
+                await accounts.ensure(connection, account, name=account, at=now)
+                await api_key_rows.create(connection, record)
+        finally:
+            await engine.dispose()
+        return token
+
+    # within
+
+    async def _make_database(self) -> None:
+        if self._template is not None:
+            shutil.copy(self._template, self.folder / "headrace.db")
+        else:
+            await migrate.upgrade(self.database_url)
+        self.api_key = await self.new_api_key(_ACCOUNT)
+
+    def _environment(self) -> dict[str, str]:
+        return {
+            "PATH": os.environ.get("PATH", ""),
+            "HOME": str(self.folder),
+            "PYTHONPATH": str(_ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "REDIS_URL": self.redis.url,
+            "DATABASE_URL": self.database_url,
+            "HEADRACE_DATA_DIR": str(self.folder / "data"),
+            "HEADRACE_KEY_PEPPER": self._pepper,
+            "OPENAI_API_KEY": "scripted",
+            "OPENAI_BASE_URL": self.provider.base_url,
+            "ANTHROPIC_API_KEY": "scripted",
+            "ANTHROPIC_BASE_URL": self.provider.url,
+            **self._settings,
+        }
+
+    def _spawn(self, kind: str, settings: Mapping[str, str], *, port: int = 0) -> Process:
+        self._started += 1
+        name = f"{kind}-{self._started}"
+        log = self._logs / f"{name}.log"
+        with log.open("ab") as output:
+            popen = _popen(_command(kind), {**self._environment(), **settings}, self.folder, output)
+        process = Process(name, popen, log, port)
+        self._all.append(process)
+        return process
+
+    def _signal(self, process: Process, number: signal.Signals) -> None:
+        if process.is_running:
+            process.popen.send_signal(number)
+
+
+def start_apart(stack: Stack) -> None:
+    """Start from a synchronous fixture, which may be asked for below a running loop."""
+    with ThreadPoolExecutor(max_workers=1) as apart:
+        apart.submit(asyncio.run, stack.start()).result()
+
+
+def read_calls(log: Path) -> list[CallRecord]:
+    """The provider's call log, one record a call, in the order they were opened."""
+    calls: dict[int, dict[str, Any]] = {}
+    for line in _whole_lines(log):
+        fields = json.loads(line)
+        del fields["event"]
+        calls[fields["call"]] = {
+            "close_at": None,
+            "status": None,
+            "chunks_sent": 0,
+            "outcome": None,
+            **fields,
+        }
+    return [CallRecord(**fields) for fields in calls.values()]
+
+
+def _whole_lines(log: Path) -> Iterator[str]:
+    if log.exists():
+        with log.open(encoding="utf-8") as lines:
+            yield from (line for line in lines if line.endswith("\n"))
+
+
+def _popen(
+    command: list[str], environment: dict[str, str], folder: Path, output: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command,
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        # Its own session: Ctrl-C in the terminal reaches the tests, which then stop it.
+        start_new_session=True,
+    )
+
+
+def _command(kind: str) -> list[str]:
+    return [sys.executable, "-m", "cli", kind]
+
+
+async def _is_ready(url: str) -> bool:
+    async with httpx.AsyncClient(trust_env=False, timeout=5.0) as client:
+        try:
+            return (await client.get(f"{url}/health/ready")).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+
+def _end(processes: list[Process], provider: ScriptedProvider, redis: RedisServer, folder: Path) -> None:
+    for process in processes:
+        if process.popen.poll() is None:
+            process.popen.kill()
+    for process in processes:
+        process.popen.wait(timeout=_STOP_SECONDS)
+    with contextlib.suppress(RuntimeError):
+        provider.kill()
+    redis.kill9()
+    redis.stop(forget=True)
+    shutil.rmtree(folder, ignore_errors=True)
