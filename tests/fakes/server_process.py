@@ -71,6 +71,7 @@ class ServerProcess:
         self._run_as = run_as
         self._process: subprocess.Popen[str] | None = None
         self._reader: threading.Thread | None = None
+        self._watcher: subprocess.Popen[bytes] | None = None
         self.output: deque[str] = deque(maxlen=200)
 
     @property
@@ -105,6 +106,13 @@ class ServerProcess:
             user=run_as.uid if run_as else None,
             group=run_as.gid if run_as else None,
             extra_groups=[] if run_as else None,
+        )
+
+        # Outlives us only to end the server when we were killed: its input closes with us.
+        self._watcher = subprocess.Popen(
+            ["/bin/sh", "-c", 'read _; kill -9 "$0"', str(self._process.pid)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
         )
 
         def read(lines: IO[str]) -> None:
@@ -168,6 +176,10 @@ class ServerProcess:
     def _reap(self) -> None:
         if self._process is None:
             return
+        if self._watcher is not None:
+            self._watcher.kill()
+            self._watcher.communicate()
+            self._watcher = None
         self._process.wait(STOP_SECONDS)
         if self._reader is not None:
             self._reader.join(STOP_SECONDS)

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import asyncpg  # type: ignore[import-untyped]  # ships no type information
+import psutil  # type: ignore[import-untyped]  # no stubs are published with it
 import redis.asyncio
 
 from tests.fakes.postgres_server import PostgresServer
@@ -48,3 +53,18 @@ async def test_a_killed_postgresql_comes_back_with_what_it_committed(
     connection = await asyncpg.connect(postgres_url)
     assert await connection.fetchval("SELECT count(*) FROM kept") == 0
     await connection.close()
+
+
+def test_a_server_does_not_outlive_tests_that_were_killed() -> None:
+    program = """
+from tests.fakes.redis_server import RedisServer
+server = RedisServer(); server.start(); print(server.pid, flush=True); input()
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as tests:
+        assert tests.stdout is not None
+        server = psutil.Process(int(tests.stdout.readline()))
+        tests.send_signal(signal.SIGKILL)
+
+        server.wait(timeout=10)
