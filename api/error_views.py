@@ -164,7 +164,7 @@ def _encode(view: dict[str, Any]) -> bytes:
         return orjson.dumps(view, default=str)
     except TypeError:
         # Half of a surrogate pair, or an integer beyond 64 bits, in somebody's details.
-        return json.dumps(view, default=str).encode()
+        return json.dumps(view, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _from_problems(

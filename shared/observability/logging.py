@@ -201,7 +201,7 @@ def _encode(value: Any) -> bytes:
         return orjson.dumps(value, default=str, option=orjson.OPT_UTC_Z)
     except TypeError:
         # Half of a surrogate pair, or an integer beyond 64 bits.
-        return json.dumps(value, default=str).encode()
+        return json.dumps(value, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _masked(match: re.Match[bytes]) -> bytes:
