@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -44,8 +42,11 @@ _KEY_VERSION_SECONDS: Final = 2.0
 _MEASURED: Final = ("/v1/", "/api/")
 
 
-def create_app(settings: Settings, redis_url: str) -> tuple[ASGIApp, FastAPI]:
-    """The application as served (wrapped in the edge), and the FastAPI app within."""
+def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIApp, FastAPI]:
+    """The application as served (wrapped in the edge), and the FastAPI app within.
+
+    `pepper`: the secret under which API keys are digested.
+    """
     registry = Registry.from_settings(settings)
     metrics.know_providers(registry.profiles)
 
@@ -55,7 +56,7 @@ def create_app(settings: Settings, redis_url: str) -> tuple[ASGIApp, FastAPI]:
         timeout = settings.queue.api_timeout_seconds
         redis = Redis.from_url(redis_url, socket_timeout=timeout, socket_connect_timeout=timeout)
         engine = create_engine(url_of(settings))
-        keys = KeyLookup(redis, engine, pepper=_pepper(settings), settings=settings.auth)
+        keys = KeyLookup(redis, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
         replies = Replies(
             producer,
@@ -106,13 +107,6 @@ def create_app(settings: Settings, redis_url: str) -> tuple[ASGIApp, FastAPI]:
     return edge, app
 
 
-def _pepper(settings: Settings) -> bytes:
-    if settings.key_pepper is None:
-        sys.stderr.write("HEADRACE_KEY_PEPPER is not set.\n")
-        raise SystemExit(os.EX_CONFIG)
-    return settings.key_pepper.get_secret_value().encode()
-
-
 def _measure(scope: Scope, status: int, seconds: float) -> None:
     if not scope["path"].startswith(_MEASURED):
         return
@@ -157,9 +151,9 @@ class ApiServer(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-async def run_api(settings: Settings, redis_url: str) -> None:
+async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:
     """Until SIGTERM or SIGINT; then drains."""
-    served, app = create_app(settings, redis_url)
+    served, app = create_app(settings, redis_url, pepper)
     config = uvicorn.Config(
         served,
         host=settings.host,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sys
 from collections.abc import Coroutine
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 import uvloop
-from pydantic import ValidationError
 
 from cli import db, keys, up
+from cli.configuration import fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
-from shared.settings import Settings, load_settings
+from shared.settings import Settings
 
 app = typer.Typer(
     name="headrace",
@@ -43,8 +42,8 @@ def run_api_process() -> None:
     from api.main import run_api  # noqa: PLC0415 - a process loads only what it runs
 
     settings = settings_or_exit()
-    configure_logging(settings.log)
-    _run(run_api(settings, redis_url_or_exit(settings)))
+    pepper = pepper_or_exit(settings)
+    _run(run_api(settings, _ready(settings), pepper))
 
 
 @app.command("worker")
@@ -57,13 +56,13 @@ def run_worker_process(
     from workers.main import run_worker  # noqa: PLC0415 - a process loads only what it runs
 
     settings = settings_or_exit()
-    configure_logging(settings.log)
+    redis_url = _ready(settings)
     registry = Registry.from_settings(settings)
     providers = provider or registry.configured() or list(registry.profiles)
     unknown = [name for name in providers if name not in registry.profiles]
     if unknown:
-        _fail(f"--provider: unknown {', '.join(unknown)}; known are {', '.join(registry.profiles)}")
-    _run(run_worker(settings, redis_url_or_exit(settings), providers))
+        fail(f"--provider: unknown {', '.join(unknown)}; known are {', '.join(registry.profiles)}")
+    _run(run_worker(settings, redis_url, providers))
 
 
 @app.command("scheduler")
@@ -72,8 +71,7 @@ def run_scheduler_process() -> None:
     from scheduler.main import run_scheduler  # noqa: PLC0415 - a process loads only what it runs
 
     settings = settings_or_exit()
-    configure_logging(settings.log)
-    _run(run_scheduler(settings, redis_url_or_exit(settings)))
+    _run(run_scheduler(settings, _ready(settings)))
 
 
 @app.command(
@@ -86,24 +84,16 @@ def run_scripted_provider(context: typer.Context) -> None:
     scripted_provider()
 
 
-def settings_or_exit() -> Settings:
-    """Exits 78 with one line a wrong variable, never its value."""
-    try:
-        return load_settings()
-    except ValidationError as exc:
-        lines = [f"{'__'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in exc.errors()]
-        _fail("\n".join(lines))
-
-
 def redis_url_or_exit(settings: Settings) -> str:
     if settings.redis_url is None:
-        _fail("REDIS_URL is not set. `headrace up` runs with a Redis of its own.")
+        fail("REDIS_URL is not set. `headrace up` runs with a Redis of its own.")
     return settings.redis_url.get_secret_value()
 
 
-def _fail(message: str) -> NoReturn:
-    typer.echo(message, err=True)
-    raise typer.Exit(os.EX_CONFIG)
+def _ready(settings: Settings) -> str:
+    """Logging on. The Redis URL of a process that cannot start without one."""
+    configure_logging(settings.log)
+    return redis_url_or_exit(settings)
 
 
 def _run(main: Coroutine[Any, Any, Any]) -> Any:

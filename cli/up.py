@@ -23,11 +23,12 @@ import httpx
 import typer
 from loguru import logger
 
+from cli.configuration import PEPPER_FILE
 from cli.embedded_redis import find_redis_server, imitation_command, server_command
 from cli.keys import ensure_key
 from shared.db import migrate
 from shared.db.engine import url_of
-from shared.settings import Settings, environment_without_settings
+from shared.settings import Settings, inherited_environment
 
 _READY_SECONDS: Final = 30.0
 _STABLE_SECONDS: Final = 10.0
@@ -107,10 +108,10 @@ async def run(settings: Settings) -> int:
         return os.EX_UNAVAILABLE
     folder = settings.data_dir.absolute()
     folder.mkdir(parents=True, exist_ok=True)
-    environment = environment_without_settings()
+    environment = inherited_environment()
     database_url = url_of(settings)
     pepper = (
-        settings.key_pepper.get_secret_value() if settings.key_pepper else _kept_secret(folder / "key-pepper")
+        settings.key_pepper.get_secret_value() if settings.key_pepper else _kept_secret(folder / PEPPER_FILE)
     )
     environment |= {"DATABASE_URL": database_url, "HEADRACE_KEY_PEPPER": pepper}
     supervisor = Supervisor()

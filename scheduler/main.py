@@ -60,7 +60,7 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
 async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, providers: list[str]) -> None:
     shards = settings.queue.shards
 
-    async def housekeeping(_: dict[Any, Any], *__: Any, **___: Any) -> None:
+    async def housekeeping(ctx: dict[Any, Any], *_: Any, **__: Any) -> None:
         removed = await forget_consumers(link, providers, shards=shards)
         if removed:
             logger.info("consumers forgotten", count=removed)

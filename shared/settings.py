@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from dotenv import dotenv_values
 from pydantic import (
     AliasChoices,
     BaseModel,
@@ -183,6 +184,11 @@ def load_settings(**overrides: Any) -> Settings:
     return Settings(**overrides)
 
 
-def environment_without_settings() -> dict[str, str]:
+def environment_variable(name: str) -> str | None:
+    """A variable that a configuration file names, from the environment or `.env`."""
+    return os.environ.get(name) or dotenv_values(".env").get(name)
+
+
+def inherited_environment() -> dict[str, str]:
     """The environment a child process starts from; the supervisor adds what it decided."""
     return dict(os.environ)

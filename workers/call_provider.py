@@ -87,7 +87,7 @@ async def call_provider(
     job: Job,
     target: Target,
     profile: ProviderProfile,
-    secret: str | None,
+    auth_headers: Mapping[str, str],
     *,
     attempt: int,
     remaining_seconds: float,
@@ -103,13 +103,7 @@ async def call_provider(
     request = profile.dialect.encode_chat(
         job.body, target=target, profile=profile, stream=job.stream, include_usage=job.include_usage
     )
-    if secret is None and profile.credential_required:
-        raise ProviderError(f"No credential is configured for {profile.id}.", provider=profile.id)
-    session = transport.session(
-        profile,
-        target.credential,
-        {**profile.headers, **(profile.auth.headers(secret) if secret is not None else {})},
-    )
+    session = transport.session(profile, target.credential, {**profile.headers, **auth_headers})
     headers = {
         **request.headers,
         "x-request-id": job.request_id,

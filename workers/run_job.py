@@ -90,12 +90,11 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
 
     try:
         profile = ctx.registry.get(target.provider)
-        secret = ctx.credentials.resolve(target)
         completed = await call_provider(
             job,
             target,
             profile,
-            None if secret is None else secret.get_secret_value(),
+            ctx.credentials.headers(target, profile),
             attempt=lease.attempts + 1,
             remaining_seconds=lease.remaining_ms / 1000,
             transport=ctx.transport,

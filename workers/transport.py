@@ -1,4 +1,4 @@
-"""HTTP to providers: one aiohttp session for each (origin, credential).
+"""HTTP to providers: one aiohttp session for each (provider, origin, credential).
 
 A session never follows redirects, keeps no cookies, reads no proxy from the environment
 and inflates nothing. Bound to its origin, a credential cannot reach another one.
@@ -17,13 +17,14 @@ from shared.settings import ProviderSettings
 class Transport:
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
-        self._sessions: dict[tuple[str, str], aiohttp.ClientSession] = {}
+        self._sessions: dict[tuple[str, str, str], aiohttp.ClientSession] = {}
 
     def session(
         self, profile: ProviderProfile, credential: str, headers: Mapping[str, str]
     ) -> aiohttp.ClientSession:
         """`headers` are fixed for the session's life: the profile's own and the credential."""
-        key = (profile.origin, credential)
+        # Two providers may sit behind one origin, with a key each.
+        key = (profile.id, profile.origin, credential)
         session = self._sessions.get(key)
         if session is None:
             session = self._sessions[key] = aiohttp.ClientSession(

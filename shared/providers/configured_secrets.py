@@ -8,7 +8,7 @@ from __future__ import annotations
 from pydantic import SecretStr
 
 from shared.providers.custom import ProvidersFile
-from shared.settings import Settings, environment_without_settings
+from shared.settings import Settings, environment_variable
 
 
 def configured_secrets(settings: Settings, file: ProvidersFile) -> dict[str, SecretStr]:
@@ -18,10 +18,9 @@ def configured_secrets(settings: Settings, file: ProvidersFile) -> dict[str, Sec
         "anthropic": settings.anthropic_api_key,
         "vllm": settings.vllm_api_key,
     }
-    environment = environment_without_settings()
     for endpoint in file.endpoint:
         if endpoint.api_key_env is not None:
-            found[endpoint.id] = SecretStr(environment.get(endpoint.api_key_env, ""))
+            found[endpoint.id] = SecretStr(environment_variable(endpoint.api_key_env) or "")
         else:
             found[endpoint.id] = endpoint.api_key
     stripped = {
