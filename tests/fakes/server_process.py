@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
-import psutil  # type: ignore[import-untyped]  # no stubs are published with it
+import psutil
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0

@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import asyncpg  # type: ignore[import-untyped]  # ships no type information
-import psutil  # type: ignore[import-untyped]  # no stubs are published with it
+import psutil
 import redis.asyncio
 
 from tests.fakes.postgres_server import PostgresServer
