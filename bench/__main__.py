@@ -141,8 +141,7 @@ class Broker:
         if load.kind == "stream":
             command += ["--chunks", "50"]
         if load.kind == "stream_paced":
-            pace = orjson.dumps({"chunks": 50, "between_chunks_ms": _PACE_MS}).decode()
-            command += ["--chunks", "50", "--header", f"x-script:{pace}"]
+            command += ["--chunks", "50", "--pace-ms", str(_PACE_MS)]
         process = psutil.Popen(command, stdout=subprocess.PIPE)
         _pin(process, self._other_cpus)
         output, _ = process.communicate(timeout=seconds + 60)

@@ -281,10 +281,16 @@ def _percentile_ms(ordered: list[float], percent: int) -> float:
     return ordered[max(0, -(-len(ordered) * percent // 100) - 1)] * 1000
 
 
-def render_chat(*, model: str, text: str, stream: bool, chunks: int | None = None) -> bytes:
-    """A chat body; with `chunks`, under the directive that makes the scripted provider stream so many."""
+def render_chat(
+    *, model: str, text: str, stream: bool, chunks: int | None = None, pace_ms: int | None = None
+) -> bytes:
+    """A chat body; with `chunks`, under the directive that makes the scripted provider stream so many.
+
+    `pace_ms`: its pause between two of them; without, it writes them all at once.
+    """
     if chunks is not None:
-        text = f'!script {{"chunks":{chunks}}}\n{text}'
+        pace = "" if pace_ms is None else f',"between_chunks_ms":{pace_ms}'
+        text = f'!script {{"chunks":{chunks}{pace}}}\n{text}'
     body: dict[str, object] = {"model": model, "messages": [{"role": "user", "content": text}]}
     return orjson.dumps(body | {"stream": True} if stream else body)
 
@@ -298,6 +304,7 @@ def main() -> None:
         text=options.text,
         stream=options.stream,
         chunks=options.chunks if options.stream else None,
+        pace_ms=options.pace_ms,
     )
     run = run_load(
         options.url,
@@ -340,6 +347,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, help="so many calls instead of --seconds")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--chunks", type=int, default=50)
+    parser.add_argument("--pace-ms", type=int, help="pause of the scripted provider between two chunks")
     parser.add_argument("--json", action="store_true")
     return parser
 
