@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from api.deps import Broker, broker_of
 from api.responses import json_response
+from shared.errors import NotFound
 from shared.observability import metrics
 from shared.queue import depth
 
@@ -66,6 +67,8 @@ async def health(request: Request) -> Response:
 @router.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def prometheus(request: Request) -> Response:
     via = broker_of(request)
+    if not via.settings.metrics_enabled:
+        raise NotFound("Metrics are switched off.")
     try:
         depths = await depth.measure(via.link, list(via.registry.profiles), shards=via.settings.queue.shards)
     except (RedisError, OSError):

@@ -85,6 +85,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         versions.cancel()
         await asyncio.gather(versions, return_exceptions=True)
         await replies.close()
+        await keys.aclose()
         await link.close()
         await redis.aclose()
         await engine.dispose()

@@ -92,6 +92,8 @@ def redis_url_or_exit(settings: Settings) -> str:
 
 def _ready(settings: Settings) -> str:
     """Logging on. The Redis URL of a process that cannot start without one."""
+    if settings.faultpoints and settings.environment == "production":
+        fail("FAULTPOINTS is set: it kills processes on purpose, and is refused in production.")
     configure_logging(settings.log)
     return redis_url_or_exit(settings)
 

@@ -101,8 +101,8 @@ class ProviderSettings(_Group):
     max_header_bytes: PositiveInt = 64 * 1024
     connections: PositiveInt = 512
     """Open connections of one worker process to one provider origin."""
-    keepalive_seconds: PositiveFloat = 300.0
-    """Upper bound on a connection's life, so that DNS changes are seen."""
+    keepalive_seconds: PositiveFloat = 60.0
+    """How long an idle connection is kept; short enough that DNS changes are seen."""
 
 
 class AuthSettings(_Group):
@@ -163,6 +163,7 @@ class Settings(BaseSettings):
     metrics_enabled: bool = Field(
         default=True, validation_alias=AliasChoices("HEADRACE_METRICS_ENABLED", "ENABLE_METRICS")
     )
+    """Whether /metrics is served."""
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

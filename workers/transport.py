@@ -30,7 +30,7 @@ class Transport:
             session = self._sessions[key] = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(
                     limit=self._settings.connections,
-                    keepalive_timeout=min(60.0, self._settings.keepalive_seconds),
+                    keepalive_timeout=self._settings.keepalive_seconds,
                     ttl_dns_cache=30,
                     enable_cleanup_closed=False,
                 ),
