@@ -199,11 +199,13 @@ class Stack:
 
     async def ready(self, process: Process) -> Process:
         async def look() -> bool:
-            if not process.is_running:
-                raise DidNotStart(process)
-            if process.port:
+            if process.port and process.is_running:
                 return await _is_ready(process.url)
-            return any(kind in process.output() for kind in ("worker started", "scheduler started"))
+            # What it said first: it may be armed to die soon after.
+            started = any(kind in process.output() for kind in ("worker started", "scheduler started"))
+            if not started and not process.is_running:
+                raise DidNotStart(process)
+            return started
 
         try:
             await eventually(look, f"{process.name} ready", within=_START_SECONDS)

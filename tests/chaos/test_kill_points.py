@@ -1,0 +1,84 @@
+"""Workers that are killed -9 at every point of a job's life, under load."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.chaos import checker, size
+from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
+from tests.chaos.checker import MAX_DELIVERIES, met_by
+from tests.chaos.evidence import gather, judge
+from tests.chaos.history import Ending, Exchange, History
+from tests.chaos.nemesis import fleet
+from tests.fakes.stack import FAST, Stack
+
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
+
+RECOVERY_SECONDS = float(FAST["HEADRACE_QUEUE__LEASE_IDLE_SECONDS"]) + 2
+
+
+@pytest.mark.parametrize("point", ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8"])
+async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path: Path) -> None:
+    rng = size.dice(point)
+    history = History()
+    prefix = f"kill-{point}"
+    manner = Manner(streams=1.0 if point == "W5" else 0.3)
+    kills, latest = (8, 40) if size.is_full() else (2, 12)
+    plan = [f"{point}@{rng.randint(2, latest)}" for _ in range(kills)]
+    began = time.monotonic()
+
+    async with session_of(broker.api_key) as session, fleet(broker, plan) as workers:
+        await closed_loop(
+            lambda script: ask(session, broker.url, script),
+            scripts(prefix, rng, manner),
+            history.exchanges,
+            callers=24,
+            jobs=size.jobs(),
+            until=lambda: workers.has_killed_all,
+        )
+        await workers.recovered()
+        history.kills = workers.kills
+        await gather(broker, history, prefix)
+
+    def is_excused(exchange: Exchange) -> bool:
+        met = met_by(history.kills, exchange.job or _job_of(exchange, history))
+        if exchange.stream and exchange.ending is Ending.ERROR:
+            return exchange.code == "stream_interrupted" and met > 0
+        return exchange.code == "poison" and met >= MAX_DELIVERIES
+
+    count = checker.count_calls(history.calls, history.kills)
+    took = [at - kill.at for kill in history.kills for at in kill.recovered_at.values()]
+    size.report(
+        f"kill at {point}",
+        jobs=len(history.exchanges),
+        kills=len(history.kills),
+        met=len(took),
+        missing=0,
+        interrupted_streams=sum(e.ending is Ending.ERROR for e in history.exchanges),
+        extra_calls=count.extra,
+        open_at_kills=count.open_at_kills,
+        unrecorded_at_kills=count.unrecorded_at_kills,
+        slowest_recovery_seconds=round(max(took, default=0.0), 2),
+        seconds=round(time.monotonic() - began, 1),
+    )
+    assert len(history.kills) == len(plan)
+    judge(
+        [
+            *checker.unanswered(history.exchanges, excused=is_excused),
+            *checker.misread(history.exchanges),
+            *checker.changed_answers(history.exchanges, history.stored),
+            *checker.surplus_calls(history.calls, history.kills),
+            *checker.late_recoveries(history.kills, within=RECOVERY_SECONDS),
+            *checker.ledger_faults(history.ledger, history.exchanges),
+            *checker.leftovers(history),
+        ],
+        history,
+        tmp_path,
+    )
+
+
+def _job_of(exchange: Exchange, history: History) -> str | None:
+    return next((call.job for call in history.calls if call.name == exchange.name), None)
