@@ -101,19 +101,8 @@ def test_what_looks_like_a_secret_is_masked_wherever_it_stands(lines: LogLines, 
 @pytest.mark.parametrize(
     "name",
     [
-        "password",
-        "api_key",
-        "x-api-key",
-        "authorization",
-        "token",
-        "refresh_token",
-        "secret",
-        "key_pepper",
-        "cookie",
-        "prompt",
-        "messages",
-        "completion",
-        "body",
+        *("password", "api_key", "x-api-key", "authorization", "token", "refresh_token", "secret"),
+        *("key_pepper", "cookie", "prompt", "messages", "completion", "body"),
     ],
 )
 def test_a_field_with_a_telling_name_is_masked_whatever_it_holds(lines: LogLines, name: str) -> None:
