@@ -31,8 +31,6 @@ from shared.ids import new_request_id
 from shared.observability.logging import log_fast
 from shared.settings import ApiSettings
 
-LINGER_BYTES: Final = 65_536
-LINGER_SECONDS: Final = 1.0
 MAX_PIPELINED: Final = 16
 
 _HOST: Final = re.compile(rb"(?:[A-Za-z0-9._-]{1,255}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?\Z")
@@ -68,6 +66,9 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     body_idle_seconds: ClassVar[float] = 60.0
     """Between two reads of a body, while somebody here wants to read it."""
     allowed_hosts: ClassVar[frozenset[bytes]] = frozenset()
+    linger_bytes: ClassVar[int] = 65_536
+    linger_seconds: ClassVar[float] = 1.0
+    """How much further a caller that still sends is read, unheard, once it was answered."""
     log_refusals: ClassVar[bool] = True
 
     _phase: _Phase = _IDLE
@@ -317,11 +318,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self.transport.write_eof()
         self._disarm()
         self._watched = _IDLE
-        self._watch = self.loop.call_later(LINGER_SECONDS, self._on_watch)
+        self._watch = self.loop.call_later(self.linger_seconds, self._on_watch)
 
     def _discard(self, size: int) -> None:
         self._discarded += size
-        if self._discarded > LINGER_BYTES:
+        if self._discarded > self.linger_bytes:
             self.transport.close()
 
 
