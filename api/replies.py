@@ -204,7 +204,6 @@ class Replies:
         self._departures: set[asyncio.Task[None]] = set()
         self._rechecking: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
-        self._draining = False
         self._also = {name.encode(): hear for name, hear in (also or {}).items()}
         self.subscription = Subscription(
             redis_url,
@@ -247,7 +246,6 @@ class Replies:
 
     def drain(self, *, within_seconds: float) -> None:
         """The process is asked to stop: whoever still waits then is told to come back."""
-        self._draining = True
         asyncio.get_running_loop().call_later(within_seconds, self._end_all)
 
     @property

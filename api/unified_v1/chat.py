@@ -11,8 +11,9 @@ from starlette.responses import Response
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.request_body import read_body
+from api.resume import register_renderer
 from api.sse import verbatim
-from api.submit import ChatCall, register_renderer, submit
+from api.submit import ChatCall, submit
 from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
 from shared.domain.job import Surface
 from shared.errors import NotFound

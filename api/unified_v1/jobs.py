@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.deps import authenticate, broker_of
-from api.submit import resume
+from api.resume import resume
 from api.unified_v1.schemas import ErrorAnswer
 from shared.errors import NotFound
 from shared.ids import JOB_ID

@@ -1,0 +1,66 @@
+"""What is said about a job beside its answer, and its answer as a stream."""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+
+from api.departure import Departure
+from api.deps import Broker, request_id_of
+from api.replies import Reply
+from api.responses import RawHeaders
+from api.sse import EventStream, RenderEvent
+from shared.domain.job import Job, Surface
+from shared.queue.frames import Result
+
+
+def event_stream(
+    reply: Reply,
+    request: Request,
+    via: Broker,
+    surface: Surface,
+    render: RenderEvent,
+    *,
+    with_ids: bool,
+    headers: RawHeaders,
+    departure: Departure,
+) -> EventStream:
+    def on_end() -> None:
+        if reply.result is not None:
+            note_result(request, reply.result)
+        departure()
+
+    api = via.settings.api
+    return EventStream(
+        reply,
+        surface=surface,
+        request_id=request_id_of(request.scope),
+        render=render,
+        with_ids=with_ids,
+        headers=headers,
+        heartbeat_seconds=api.heartbeat_seconds,
+        slow_reader_seconds=api.slow_reader_seconds,
+        on_end=on_end,
+    )
+
+
+def job_headers(job: Job) -> RawHeaders:
+    return [
+        (b"x-headrace-job-id", job.id.encode()),
+        (b"x-headrace-provider", job.target.provider.encode()),
+    ]
+
+
+def result_headers(job: Job, result: Result, *, replayed: bool) -> RawHeaders:
+    headers = [
+        *job_headers(job),
+        (b"x-headrace-attempts", b"%d" % result.head.attempts),
+        (b"x-headrace-queue-ms", b"%d" % result.head.queue_ms),
+    ]
+    if replayed:
+        headers.append((b"idempotent-replayed", b"true"))
+    return headers
+
+
+def note_result(request: Request, result: Result) -> None:
+    """What the metrics of this exchange need, left where the edge finds it."""
+    request.scope["state"]["result"] = result.head

@@ -1,0 +1,87 @@
+"""Reading on in a stream, on whatever api process, from its event log."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from api.answers import event_stream, job_headers
+from api.departure import Departure
+from api.deps import Broker
+from api.replies import job_id_of
+from api.sse import RenderEvent
+from shared.domain.job import JobState, Surface
+from shared.domain.principal import Principal
+from shared.errors import InvalidRequest, NotFound
+from shared.ids import JOB_ID, JobId
+from shared.queue.frames import Result
+from shared.queue.producer import AttachedJob
+
+_RENDERERS: Final[dict[Surface, RenderEvent]] = {}
+
+
+def register_renderer(surface: Surface, render: RenderEvent) -> None:
+    """Each surface says once how its stream events look, so that any process can replay them."""
+    _RENDERERS[surface] = render
+
+
+def render_event_of(surface: Surface) -> RenderEvent:
+    return _RENDERERS[surface]
+
+
+async def resume(
+    event_id: str,
+    request: Request,
+    principal: Principal,
+    via: Broker,
+    *,
+    surface: Surface | None,
+    render: RenderEvent | None,
+) -> Response:
+    """Go on with a stream behind `event_id`, on whatever process. Raises InvalidRequest, NotFound."""
+    position = job_id_of(event_id)
+    if position is None or not JOB_ID.match(position[0]):
+        raise InvalidRequest("Last-Event-ID is not one that this API sent.", param="Last-Event-ID")
+    job_id, ordinal = position
+    found = await via.producer.attach(job_id, principal.account, reply_to=via.replies.channel)
+    if found is None or (surface is not None and found.job.surface is not surface):
+        raise NotFound("There is no such stream.")
+    return await _read_attached(found, job_id, ordinal, request, via, render)
+
+
+async def _read_attached(
+    found: AttachedJob,
+    job_id: JobId,
+    ordinal: int,
+    request: Request,
+    via: Broker,
+    render: RenderEvent | None,
+) -> Response:
+    job = found.job
+    if not job.stream:
+        raise InvalidRequest("This job does not stream.", param="Last-Event-ID")
+    reply = via.replies.expect(job, request.receive)
+    departure = Departure(via, reply, keep_job=False)
+    departure.accepted = found.state in {JobState.QUEUED, JobState.RUNNING}
+    try:
+        reply.attach = found.attach
+        reply.start_after(ordinal)
+        # Ended between attaching and registering: the hint is gone, the result is not.
+        stored = found.result or await via.producer.result(job_id)
+        if isinstance(stored, Result):
+            _check_ordinal(ordinal, stored)
+            reply.offer(stored)
+        return event_stream(
+            reply, request, via, job.surface, render or render_event_of(job.surface), with_ids=True,
+            headers=job_headers(job), departure=departure,
+        )  # fmt: skip
+    except BaseException:
+        departure()
+        raise
+
+
+def _check_ordinal(ordinal: int, stored: Result) -> None:
+    if ordinal > stored.last:
+        raise InvalidRequest("Last-Event-ID lies behind the end of its stream.", param="Last-Event-ID")
