@@ -88,7 +88,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         on_startup=startup,
         on_shutdown=shutdown,
     )
-    _second_signal_hands_back(worker)
+    _second_signal_hands_back(worker, in_flight)
     try:
         await worker.async_run()
     except asyncio.CancelledError:
@@ -101,7 +101,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     logger.info("worker stopped", consumer=consumer.name)
 
 
-def _second_signal_hands_back(worker: StreamWorker) -> None:
+def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:
     loop = asyncio.get_running_loop()
     asked = False
 
@@ -111,6 +111,7 @@ def _second_signal_hands_back(worker: StreamWorker) -> None:
             worker.handle_sig(signum)
         else:
             asked = True
+            logger.info("worker draining", in_flight=len(in_flight))
             worker.handle_sig_wait_for_completion(signum)
 
     for signum in (signal.SIGTERM, signal.SIGINT):
