@@ -90,6 +90,11 @@ class StreamWorker(arq.Worker):
     async def record_health(self) -> None:
         """arq's own would read the length of a queue that does not exist."""
 
+    async def close(self) -> None:
+        """arq's own would stop at the first task that ends in its cancellation, such as the reader."""
+        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        await super().close()
+
     async def _restore_groups(self, error: BaseException) -> None:
         if isinstance(error, ResponseError) and "NOGROUP" in str(error):
             try:

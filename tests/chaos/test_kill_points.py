@@ -43,12 +43,15 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
         history.kills = workers.kills
         await gather(broker, history, prefix)
 
+    jobs = {row.request: row.job for row in history.ledger}
+
     def is_excused(exchange: Exchange) -> bool:
-        met = met_by(history.kills, exchange.job or _job_of(exchange, history))
+        met = met_by(history.kills, jobs.get(exchange.name))
         if exchange.stream and exchange.ending is Ending.ERROR:
             return exchange.code == "stream_interrupted" and met > 0
         return exchange.code == "poison" and met >= MAX_DELIVERIES
 
+    missed = checker.unanswered(history.exchanges, excused=is_excused)
     count = checker.count_calls(history.calls, history.kills)
     took = [at - kill.at for kill in history.kills for at in kill.recovered_at.values()]
     size.report(
@@ -56,8 +59,9 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
         jobs=len(history.exchanges),
         kills=len(history.kills),
         met=len(took),
-        missing=0,
-        interrupted_streams=sum(e.ending is Ending.ERROR for e in history.exchanges),
+        missing=len(missed),
+        set_aside=sum(e.code == "poison" for e in history.exchanges),
+        interrupted_streams=sum(e.code == "stream_interrupted" for e in history.exchanges),
         extra_calls=count.extra,
         open_at_kills=count.open_at_kills,
         unrecorded_at_kills=count.unrecorded_at_kills,
@@ -67,7 +71,7 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
     assert len(history.kills) == len(plan)
     judge(
         [
-            *checker.unanswered(history.exchanges, excused=is_excused),
+            *missed,
             *checker.misread(history.exchanges),
             *checker.changed_answers(history.exchanges, history.stored),
             *checker.surplus_calls(history.calls, history.kills),
@@ -78,7 +82,3 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
         history,
         tmp_path,
     )
-
-
-def _job_of(exchange: Exchange, history: History) -> str | None:
-    return next((call.job for call in history.calls if call.name == exchange.name), None)
