@@ -14,6 +14,7 @@ Whether a failed call had run on the server is unknown: only idempotent scripts 
 from __future__ import annotations
 
 import asyncio
+import re
 import ssl
 from collections import deque
 from collections.abc import Callable
@@ -49,8 +50,18 @@ TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, R
 RedisArg = str | bytes | int | float
 
 
+_IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
+"""Where Redis before 7.0 puts the code of an error that a command inside a script met."""
+
+
 def _reply_error(message: str) -> RedisError:
-    return _ERRORS.get(message.split(" ", 1)[0], ResponseError)(message)
+    code = message.split(" ", 1)[0]
+    if code == "ERR":
+        if "max number of clients" in message:
+            return RedisConnectionError(message)
+        if nested := _IN_SCRIPT.search(message):
+            code = nested[1]
+    return _ERRORS.get(code, ResponseError)(message)
 
 
 def pack(*args: RedisArg) -> bytes:
@@ -144,8 +155,13 @@ class RedisLink:
 
     async def execute(self, *args: RedisArg) -> Any:
         """The server's reply, undecoded. Raises RedisError (redis-py's tree)."""
-        if self._protocol is None:
+        if self._protocol is None or self._connecting is not None:
+            # Nothing goes out before the handshake: it would run unauthenticated, or on database 0.
             await self._connect()
+            # Lost again before this caller ran: queued now, its call would be answered with the
+            # first reply of the next connection, and every later caller with its neighbour's.
+            if self._protocol is None:
+                raise RedisConnectionError("connection to Redis lost")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._send(pack(*args), future, loop)
@@ -237,6 +253,8 @@ class RedisLink:
             raise RedisTimeoutError(f"no connection to Redis within {self._timeout} s") from exc
         except OSError as exc:
             raise RedisConnectionError(f"cannot connect to Redis at {redacted(self._url)}") from exc
+        if protocol.transport is None:
+            raise RedisConnectionError("connection to Redis lost")
         self._protocol = protocol
         self.connections += 1
         loop = asyncio.get_running_loop()
@@ -245,9 +263,9 @@ class RedisLink:
             future: asyncio.Future[Any] = loop.create_future()
             replies.append(future)
             self._send(command, future, loop)
-        try:
-            for future in replies:
-                await future
-        except RedisError as exc:
-            self._drop(RedisConnectionError("Redis refused the handshake"))
-            raise RedisConnectionError(f"Redis refused the handshake: {type(exc).__name__}") from exc
+        for answer in await asyncio.gather(*replies, return_exceptions=True):
+            if isinstance(answer, BaseException):
+                self._drop(RedisConnectionError("Redis refused the handshake"))
+                raise RedisConnectionError(
+                    f"Redis refused the handshake: {type(answer).__name__}"
+                ) from answer
