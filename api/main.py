@@ -96,6 +96,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         version=version("headrace"),
         summary="One API in front of every AI provider, with a durable queue in between.",
         lifespan=lifespan,
+        # A redirect to the path without its slash would name whatever host the caller wrote.
+        redirect_slashes=False,
     )
     app.state.draining = False
     for router in (chat_completions, models, chat, jobs, health):
