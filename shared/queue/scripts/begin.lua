@@ -3,7 +3,8 @@
 -- KEYS: job, lane, events, usage, dead
 -- ARGV: id, entry, token of this delivery, consumer, max_deliveries, inline_max
 -- Returns {'run', fence, header, body, attempts, deliveries, remaining_ms, waited_ms}
---       | {'gone'} | {'stale'} | {'done'} | {'expired'} | {'dead'} | {'interrupted'} | {'cancelled'}
+--       | {'gone'} | {'stale'} | {'done'} | {'elsewhere'} | {'expired'} | {'dead'} | {'interrupted'}
+--       | {'cancelled'}
 local keys = {job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]}
 local f = redis.call('HMGET', KEYS[1], 'state', 'entry', 'fence', 'deliveries', 'deadline', 'created',
   'attempts', 'holder', 'header', 'body', 'cancel')
@@ -26,6 +27,11 @@ local deliveries = tonumber(f[4])
 local fence = tonumber(f[3])
 if not (state == 'running' and f[8] == ARGV[3]) then
   local inline_max = tonumber(ARGV[6])
+  -- Frozen since it read the entry, this worker has lost it: whoever reclaimed it runs the job.
+  local held = redis.call('XPENDING', KEYS[2], GROUP, ARGV[2], ARGV[2], 1)
+  if held[1] and held[1][2] ~= ARGV[4] then
+    return {'elsewhere'}
+  end
   if f[11] then
     settle(keys, ARGV[1], 'cancelled', '{"outcome":"cancelled"}', '',
       own_settlement(KEYS[1], 'cancelled', 'job_cancelled', now), now, inline_max)
