@@ -59,19 +59,24 @@ class Fleet:
     watchers: asyncio.TaskGroup
 
     async def _watch(self, kill: Kill, consumer: str) -> None:
-        async with redis_of(self._stack) as redis:
-            while waiting := sorted(kill.in_flight - kill.recovered_at.keys()):
-                async with redis.pipeline(transaction=False) as pipe:
-                    for job in waiting:
-                        pipe.hmget(keyspace.job(0, JobId(job)), ["state", "consumer"])
-                    answers = await pipe.execute()
-                now = time.time()
-                for job, (state, holder) in zip(waiting, answers, strict=True):
-                    elsewhere = state == JobState.RUNNING and holder != consumer
-                    if elsewhere or state in TERMINAL:
-                        kill.recovered_at[job] = now
-                await asyncio.sleep(0.02)
+        await watch(self._stack, kill, consumer)
         self._watched += 1
+
+
+async def watch(stack: Stack, kill: Kill, consumer: str) -> None:
+    """Write down when each job that `kill` met was taken over from `consumer`, or ended; to the last."""
+    async with redis_of(stack) as redis:
+        while waiting := sorted(kill.in_flight - kill.recovered_at.keys()):
+            async with redis.pipeline(transaction=False) as pipe:
+                for job in waiting:
+                    pipe.hmget(keyspace.job(0, JobId(job)), ["state", "consumer"])
+                answers = await pipe.execute()
+            now = time.time()
+            for job, (state, holder) in zip(waiting, answers, strict=True):
+                elsewhere = state == JobState.RUNNING and holder != consumer
+                if elsewhere or state in TERMINAL:
+                    kill.recovered_at[job] = now
+            await asyncio.sleep(0.02)
 
 
 @asynccontextmanager
