@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -82,9 +83,7 @@ async def ask(
         async with session.post(
             url + PATH, json=script.body(), headers={"x-request-id": script.name, **(headers or {})}
         ) as answer:
-            notes.begin(answer)
-            async for data in answer.content.iter_any():
-                notes.read(data)
+            await notes.read_all(answer)
             return notes.end()
     except (aiohttp.ClientError, OSError, TimeoutError) as exc:
         return notes.lost(exc)
@@ -94,7 +93,8 @@ class Notes:
     """What one caller has seen so far of its answer, over one connection or several."""
 
     def __init__(self, script: Script) -> None:
-        self._script = script
+        self.script = script
+        self.name = script.name
         self._began_at = time.time()
         self._status: int | None = None
         self._job: str | None = None
@@ -104,12 +104,11 @@ class Notes:
     def job(self) -> str | None:
         return self._job
 
-    def begin(self, answer: aiohttp.ClientResponse) -> None:
+    async def read_all(self, answer: aiohttp.ClientResponse) -> None:
         self._status = answer.status
         self._job = answer.headers.get("x-headrace-job-id") or self._job
-
-    def read(self, data: bytes) -> None:
-        self._raw += data
+        async for data in answer.content.iter_any():
+            self._raw += data
 
     def drop_partial_event(self) -> None:
         """The connection broke: what is not a whole event yet comes again."""
@@ -117,13 +116,23 @@ class Notes:
         del self._raw[whole + 2 if whole >= 0 else 0 :]
 
     @property
+    def raw(self) -> bytes:
+        return bytes(self._raw)
+
+    @property
     def events(self) -> tuple[StreamEvent, ...]:
         return tuple(parse_events(self._raw.decode()))
+
+    @property
+    def last_ordinal(self) -> int:
+        """Of the last whole event; 0 when there was none. Reads ids, so the caller must ask for them."""
+        ids = re.findall(rb"^id: \S+:(\d+)\ndata: .*\n\n", self._raw, re.MULTILINE)
+        return int(ids[-1]) if ids else 0
 
     def end(self) -> Exchange:
         if self._status != 200:
             return self._exchange(Ending.REFUSED, code=_code_in(self._raw.decode()))
-        if not self._script.stream:
+        if not self.script.stream:
             return self._exchange(Ending.WHOLE)
         events = self.events
         last = events[-1].data if events else ""
@@ -138,7 +147,7 @@ class Notes:
         return self._exchange(Ending.LOST, code=type(exc).__name__)
 
     def _exchange(self, ending: Ending, *, code: str | None = None) -> Exchange:
-        script, answered = self._script, self._status == 200
+        script, answered = self.script, self._status == 200
         events = self.events if script.stream and answered else ()
         body = "" if script.stream and answered else self._raw.decode()
         text, finishes = "", 0

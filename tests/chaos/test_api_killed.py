@@ -1,0 +1,105 @@
+"""An api process killed while its streams run: another one goes on with them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from tests.chaos import checker, size
+from tests.chaos.callers import PATH, Manner, Notes, scripts, session_of
+from tests.chaos.evidence import gather, judge
+from tests.chaos.history import Exchange, History
+from tests.fakes.eventually import eventually
+from tests.fixtures.stack import FreshStack
+
+pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
+
+AT_ONCE = 50
+MANNER = Manner(streams=1.0, delay_ms=(20, 100), chunks=30, pace_ms=40)
+
+
+@pytest.mark.parametrize("way", ["post", "get"])
+async def test_another_api_resumes_the_streams_of_a_killed_one(
+    way: str, fresh_stack: FreshStack, tmp_path: Path
+) -> None:
+    rng = size.dice(f"api killed, {way}")
+    prefix = f"resume-{way}"
+    asks = scripts(prefix, rng, MANNER)
+    history = History()
+    broker = await fresh_stack(apis=2, workers=1)
+    differing: list[str] = []
+    left = size.jobs(ci=40)
+    kills = 0
+
+    async with session_of(broker.api_key) as session:
+        while left > 0:
+            group = [Notes(next(asks)) for _ in range(min(AT_ONCE, left))]
+            left -= len(group)
+            victim, other = broker.apis
+            reading = [asyncio.create_task(_read(session, victim.url, notes)) for notes in group]
+            await _are_under_way(group, rng.randint(2, 12))
+            await broker.kill9(victim)
+            kills += 1
+            assert not any(await asyncio.gather(*reading)), "a stream ended before the kill"
+            history.exchanges += await asyncio.gather(*(_resume(session, other.url, n, way) for n in group))
+            differing += [n.name for n in group if n.raw != await _replay(session, other.url, n)]
+            await broker.start_api()
+    await gather(broker, history, prefix)
+
+    size.report(
+        f"api killed, streams resumed by {way.upper()}",
+        streams=len(history.exchanges),
+        kills=kills,
+        differing=len(differing),
+        missing=len(checker.unanswered(history.exchanges)),
+        extra_calls=checker.count_calls(history.calls, []).extra,
+    )
+    assert differing == []
+    judge(
+        [
+            *checker.unanswered(history.exchanges),
+            *checker.misread(history.exchanges),
+            *checker.changed_answers(history.exchanges, history.stored),
+            *checker.surplus_calls(history.calls, []),
+            *checker.ledger_faults(history.ledger, history.exchanges),
+            *checker.leftovers(history),
+        ],
+        history,
+        tmp_path,
+    )
+
+
+async def _read(session: aiohttp.ClientSession, url: str, notes: Notes) -> bool:
+    """Until the connection breaks; True when the stream came to its end instead."""
+    headers = {"x-request-id": notes.name, "x-stream-ids": "true"}
+    try:
+        async with session.post(url + PATH, json=notes.script.body(), headers=headers) as answer:
+            await notes.read_all(answer)
+    except aiohttp.ClientError:
+        notes.drop_partial_event()
+        return False
+    return True
+
+
+async def _resume(session: aiohttp.ClientSession, url: str, notes: Notes, way: str) -> Exchange:
+    if way == "post":
+        headers = {"last-event-id": f"{notes.job}:{notes.last_ordinal}"}
+        going_on = session.post(url + PATH, json=notes.script.body(), headers=headers)
+    else:
+        going_on = session.get(f"{url}/api/v1/jobs/{notes.job}/events?after={notes.last_ordinal}")
+    async with going_on as answer:
+        await notes.read_all(answer)
+    return notes.end()
+
+
+async def _replay(session: aiohttp.ClientSession, url: str, notes: Notes) -> bytes:
+    """The stream as it is read when nothing disturbs it."""
+    async with session.get(f"{url}/api/v1/jobs/{notes.job}/events") as answer:
+        return await answer.read()
+
+
+async def _are_under_way(streams: list[Notes], events: int) -> None:
+    await eventually(lambda: all(notes.last_ordinal >= events for notes in streams), "streams under way")
