@@ -1,0 +1,291 @@
+"""Every script: which keys it is called with, and that sending it twice is sending it once."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib import resources
+from typing import Any
+
+import pytest
+from redis.crc import key_slot
+
+from scheduler.duties.forget_consumers import forget_consumers
+from shared import keyspace
+from shared.domain.job import Lane
+from shared.queue.delays import Delays
+from shared.queue.redis_link import RedisArg, RedisLink
+from shared.queue.script_calls import SCRIPTS, Scripts, source
+from shared.settings import QueueSettings
+from tests.integration.queue.support import ACME, PROVIDER, Queue, a_job, redis_version
+
+FILES = {
+    file.name.removesuffix(".lua")
+    for file in resources.files("shared.queue.scripts").iterdir()
+    if file.name.endswith(".lua")
+}
+
+
+@dataclass(frozen=True)
+class Call:
+    script: str
+    keys: list[str]
+    args: tuple[RedisArg, ...]
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
+    """What every caller passes from now on."""
+    made: list[Call] = []
+    call = Scripts.call
+
+    async def recorded(self: Scripts, name: str, keys: list[str], *args: RedisArg) -> Any:
+        made.append(Call(name, keys, args))
+        return await call(self, name, keys, *args)
+
+    monkeypatch.setattr(Scripts, "call", recorded)
+    return made
+
+
+async def use_every_script(queue: Queue, link: RedisLink) -> None:
+    worker = queue.consumer("worker")
+    await worker.create_groups()
+    finished, retried, returned, cancelled = jobs = [a_job(stream=True) for _ in range(4)]
+    more = [a_job() for _ in range(30)]
+    await queue.enqueue(*jobs, *more)
+    read = await queue.read(worker, count=1_000)
+    leases = {d.job_id: lease for d in read if (lease := await worker.begin(d)) is not None}
+    assert len(leases) == 34
+    await worker.heartbeat(list(leases.values()))
+    await worker.append(leases[finished.id], 1, [b"{}"])
+    await queue.finish(worker, leases[finished.id])
+    for job in (retried, *more):
+        await worker.retry_later(leases[job.id], delay_seconds=0)
+    await Delays(link, shards=queue.settings.shards).promote([PROVIDER])
+    await worker.hand_back(leases[returned.id])
+    await queue.producer.cancel(cancelled.id, ACME, job=cancelled, if_attached=None)
+    await queue.producer.attach(cancelled.id, ACME, reply_to="hr:reply:other")
+    await worker.forget()
+
+
+@pytest.mark.parametrize("shards", [1, 16])
+async def test_all_keys_of_a_call_are_in_one_slot_of_a_cluster(
+    calls: list[Call], link: RedisLink, shards: int
+) -> None:
+    await use_every_script(Queue(link, QueueSettings(shards=shards)), link)
+
+    assert {call.script for call in calls} == set(SCRIPTS)
+    for call in calls:
+        assert len({key_slot(key.encode()) for key in call.keys}) == 1, call
+    shards_used = {key_slot(key.encode()) for call in calls for key in call.keys}
+    assert len(shards_used) == shards
+
+
+@pytest.mark.parametrize("shards", [1, 16])
+async def test_every_key_carries_its_shard_and_nothing_else_as_hash_tag(
+    calls: list[Call], link: RedisLink, shards: int
+) -> None:
+    await use_every_script(Queue(link, QueueSettings(shards=shards)), link)
+
+    tags = {f"{{{shard}}}" for shard in range(shards)}
+    for key in {key for call in calls for key in call.keys}:
+        prefix, tag, rest = key[:3], key[3 : key.index("}") + 1], key[key.index("}") + 1 :]
+        assert prefix == "hr:"
+        assert tag in tags
+        assert "{" not in rest
+
+
+def test_every_script_file_is_called_by_somebody() -> None:
+    assert FILES - {"lib"} == set(SCRIPTS)
+
+
+async def test_flags_are_sent_to_servers_that_know_them_and_to_no_other(link: RedisLink) -> None:
+    sent: list[str] = []
+    execute = link.execute
+
+    async def recorded(*args: RedisArg) -> Any:
+        if args[0] == "SCRIPT":
+            sent.append(str(args[2]))
+        return await execute(*args)
+
+    link.execute = recorded  # type: ignore[method-assign]
+    await Scripts(link).load()
+
+    knows_flags = await redis_version(link) >= (7, 0)
+    flagged = {text for text in sent if text.startswith("#!lua flags=allow-oom\n")}
+    assert len(sent) == len(SCRIPTS)
+    assert flagged == (
+        {source(name, with_flags=True) for name in MAY_EXCEED_MEMORY} if knows_flags else set()
+    )
+    assert all(text.startswith(("#!lua flags=allow-oom\n", "-- ")) for text in sent)
+
+
+MAY_EXCEED_MEMORY = {"append", "begin", "cancel", "finish", "hand_back", "promote_due", "retry_later"}
+"""Those that lead to an end, and so to freed memory. Refusing new work is what full memory is for."""
+
+
+Contents = Mapping[str, Any]
+
+
+async def contents(link: RedisLink, *, without: frozenset[str]) -> Contents:
+    """All there is in Redis, but for idle times and TTLs; `without`: fields of job hashes."""
+    found: dict[str, Any] = {}
+    for key in await link.execute("KEYS", "*"):
+        kind = await link.execute("TYPE", key)
+        if kind == b"hash":
+            flat = await link.execute("HGETALL", key)
+            fields = dict(zip(flat[::2], flat[1::2], strict=True))
+            found[key] = {k: v for k, v in fields.items() if k.decode() not in without}
+        elif kind == b"zset":
+            found[key] = await link.execute("ZRANGE", key, 0, -1, "WITHSCORES")
+        else:
+            found[key] = await link.execute("XRANGE", key, "-", "+")
+            for group in await link.execute("XINFO", "GROUPS", key):
+                rows = await link.execute("XPENDING", key, group[1], "-", "+", 1_000)
+                found[f"{key} {group[1]}"] = [row[:2] for row in rows]
+    return found
+
+
+Scene = Callable[[Queue], Awaitable[None]]
+
+
+async def _enqueued(queue: Queue) -> None:
+    await queue.enqueue(a_job())
+
+
+async def _begun(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job())
+    await queue.lease(worker)
+
+
+async def _poisoned(queue: Queue) -> None:
+    worker = queue.consumer("worker", settings=QueueSettings(max_deliveries=1))
+    await queue.enqueue(job := a_job())
+    await queue.lease(worker)
+    await queue.make_idle(job, worker)
+    (delivery,) = await worker.reclaim(1)
+    assert await worker.begin(delivery) is None
+
+
+async def _expired(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(job := a_job())
+    await queue.link.execute("HSET", keyspace.job(0, job.id), "deadline", 1)
+    (delivery,) = await queue.read(worker)
+    assert await worker.begin(delivery) is None
+
+
+async def _renewed(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job(), a_job())
+    leases = [await queue.lease(worker) for _ in range(2)]
+    await worker.heartbeat(leases)
+
+
+async def _streamed(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job(stream=True))
+    await worker.append(await queue.lease(worker), 1, [b'{"a":1}', b'{"b":2}'])
+
+
+async def _finished(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job())
+    await queue.finish(worker, await queue.lease(worker))
+
+
+async def _put_aside(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job())
+    await worker.retry_later(await queue.lease(worker), delay_seconds=0)
+
+
+async def _promoted(queue: Queue) -> None:
+    await _put_aside(queue)
+    await Delays(queue.link, shards=1).promote([PROVIDER])
+
+
+async def _handed_back(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(a_job())
+    await worker.hand_back(await queue.lease(worker))
+
+
+async def _cancelled_queued(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    await queue.producer.cancel(job.id, ACME, job=job, if_attached=None)
+
+
+async def _cancelled_running(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    await queue.lease(queue.consumer("worker"))
+    await queue.producer.cancel(job.id, ACME, job=job, if_attached=None)
+
+
+async def _attached(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    await queue.producer.attach(job.id, ACME, reply_to="hr:reply:other")
+
+
+async def _forgotten(queue: Queue) -> None:
+    await _finished(queue)
+    await queue.consumer("worker").forget()
+
+
+GOLDEN: list[tuple[str, Scene]] = [
+    ("enqueue", _enqueued),
+    ("begin", _begun),
+    ("begin", _poisoned),
+    ("begin", _expired),
+    ("heartbeat", _renewed),
+    ("append", _streamed),
+    ("finish", _finished),
+    ("retry_later", _put_aside),
+    ("promote_due", _promoted),
+    ("hand_back", _handed_back),
+    ("cancel", _cancelled_queued),
+    ("cancel", _cancelled_running),
+    ("attach", _attached),
+    ("forget_consumer", _forgotten),
+]
+
+# A second enqueue or attach of the same id cannot be told from another reader's: both count one
+# more, and answer with the count that a later cancel must name.
+COUNTS_READERS = {"enqueue", "attach"}
+
+
+@pytest.mark.parametrize(("script", "scene"), GOLDEN, ids=[f"{s}{f.__name__}" for s, f in GOLDEN])
+async def test_a_call_whose_reply_was_lost_can_be_sent_again(
+    queue: Queue, link: RedisLink, calls: list[Call], script: str, scene: Scene
+) -> None:
+    await scene(queue)
+    last = calls[-1]
+    without = frozenset({"attach"} if script in COUNTS_READERS else ())
+    once = await contents(link, without=without)
+
+    await Scripts(link).call(last.script, last.keys, *last.args)
+
+    assert last.script == script
+    assert await contents(link, without=without) == once
+
+
+def test_every_script_has_a_golden_replay() -> None:
+    assert {script for script, _ in GOLDEN} == set(SCRIPTS)
+
+
+async def test_names_of_workers_long_gone_leave_every_lane(
+    queue: Queue, link: RedisLink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scheduler.duties.forget_consumers.IDLE_SECONDS", -1)
+    gone, busy = queue.consumer("gone"), queue.consumer("busy")
+    await queue.enqueue(a_job(), a_job())
+    await queue.finish(gone, await queue.lease(gone))
+    await queue.lease(busy)
+
+    removed = await forget_consumers(link, [PROVIDER, "never-used"], shards=1)
+
+    lane = keyspace.lane(0, PROVIDER, Lane.INTERACTIVE)
+    left = {row[1] for row in await link.execute("XINFO", "CONSUMERS", lane, keyspace.GROUP)}
+    assert left == {b"busy"}
+    assert removed >= 1
