@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
@@ -151,7 +152,9 @@ class ApiServer(uvicorn.Server):
             broker: Broker | None = getattr(self._app.state, "broker", None)
             if broker is not None:
                 broker.replies.drain(within_seconds=within)
-        super().handle_exit(sig, frame)
+        # Not uvicorn's own, which raises the signal again once it has drained: a drained process exits 0.
+        self.force_exit = self.should_exit and sig == signal.SIGINT
+        self.should_exit = True
 
 
 async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:

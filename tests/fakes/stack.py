@@ -338,7 +338,8 @@ class Stack:
             await migrate.upgrade(self.database_url)
         self.api_key = await self.new_api_key(_ACCOUNT)
 
-    def _environment(self) -> dict[str, str]:
+    def environment(self) -> dict[str, str]:
+        """What every process of the stack is started with; for commands run against it."""
         return {
             "PATH": os.environ.get("PATH", ""),
             "HOME": str(self.folder),
@@ -360,7 +361,7 @@ class Stack:
         name = f"{kind}-{self._started}"
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
-            popen = _popen(_command(kind), {**self._environment(), **settings}, self.folder, output)
+            popen = _popen(_command(kind), {**self.environment(), **settings}, self.folder, output)
         process = Process(name, popen, log, port)
         self._all.append(process)
         return process
