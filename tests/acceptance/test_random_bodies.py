@@ -64,6 +64,38 @@ _messages = st.lists(
     ),
     max_size=4,
 )
+# Text that orjson takes: what is inside these bodies should reach the provider.
+_tame = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**53), 2**53)
+    | st.text(st.characters(codec="utf-8", exclude_characters="\0")),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("abcdef_-. 水", max_size=9), inner),
+    max_leaves=12,
+)
+_good = st.fixed_dictionaries(
+    {
+        "model": st.sampled_from(["gpt-4o-mini", "anthropic/claude-haiku-4-5"]),
+        "messages": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "role": st.sampled_from(["system", "user", "assistant"]),
+                    "content": st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1),
+                }
+            ),
+            min_size=1,
+            max_size=4,
+        ),
+    },
+    optional={
+        "stream": st.booleans(),
+        "temperature": st.floats(0, 2),
+        "max_tokens": st.integers(1, 4_000),
+        "seed": st.integers(-(2**40), 2**40),
+        "frobnicate": _tame,
+        "vendor-options": _tame,
+    },
+)
 _nearly_good = st.fixed_dictionaries(
     {
         "model": st.sampled_from(["gpt-4o-mini", "anthropic/claude-haiku-4-5", "claude-haiku-4-5"]),
@@ -136,7 +168,7 @@ def test_random_bytes_are_refused(client: httpx.Client, body: bytes) -> None:
         assert _post(client, route, body) in {400, 422}
 
 
-@given(document=_json | _nearly_good | _tools)
+@given(document=_json | _nearly_good | _tools | _good)
 @_thorough
 def test_random_json_is_answered_or_refused(client: httpx.Client, document: Any) -> None:
     # Lone surrogates and numbers that are none are part of what is sent.
@@ -146,7 +178,7 @@ def test_random_json_is_answered_or_refused(client: httpx.Client, document: Any)
         assert _post(client, route, body) in _STATUSES | _UNLUCKY_PROVIDER
 
 
-@given(document=_nearly_good, data=st.data())
+@given(document=_nearly_good | _good, data=st.data())
 @_thorough
 def test_a_good_body_with_random_damage_is_answered_or_refused(
     client: httpx.Client, document: dict[str, Any], data: st.DataObject
