@@ -39,5 +39,10 @@ def job_id_for(key: str, principal: Principal, surface: Surface) -> JobId:
     return JobId("job_" + hashlib.sha256(scope).hexdigest()[:32])
 
 
-def fingerprint_of(document: dict[str, Any]) -> str:
-    return hashlib.sha256(orjson.dumps(document, option=orjson.OPT_SORT_KEYS)).hexdigest()
+def fingerprint_of(document: dict[str, Any], provider: str) -> str:
+    """What a second request under the same key has to ask again.
+
+    The provider is part of it: once a route is chosen, `document` names the model alone.
+    """
+    asked = orjson.dumps([provider, document], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(asked).hexdigest()

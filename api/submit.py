@@ -85,7 +85,7 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
         accepted = await via.producer.enqueue(
             job,
             reply_to=via.replies.channel,
-            fingerprint="" if key is None else fingerprint_of(call.document),
+            fingerprint="" if key is None else fingerprint_of(call.document, call.target.provider),
             retain_seconds=None if key is None else RETAIN_SECONDS,
         )
         departure.accepted = True

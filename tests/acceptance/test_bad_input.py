@@ -180,6 +180,24 @@ async def test_an_idempotency_key_used_for_another_body_is_refused(
     assert _code(route, other.json()) == "idempotency_key_reused"
 
 
+async def test_an_idempotency_key_used_for_another_provider_is_not_answered_by_the_first(
+    client: httpx.AsyncClient,
+) -> None:
+    ask, headers = Route.UNIFIED.chat, {"Idempotency-Key": "one-model-two-providers"}
+    body = ask(model="same-name")
+    slashed = Route.OPENAI.chat(model="openai/same-name")
+
+    first = await client.post("/api/v1/chat", json=body, headers=headers)
+    other = await client.post("/api/v1/chat", json={**body, "provider": "anthropic"}, headers=headers)
+    third = await client.post("/v1/chat/completions", json=slashed, headers=headers)
+    fourth = await client.post(
+        "/v1/chat/completions", json={**slashed, "model": "anthropic/same-name"}, headers=headers
+    )
+
+    assert (first.status_code, other.status_code) == (200, 422)
+    assert (third.status_code, fourth.status_code) == (200, 422)
+
+
 @pytest.mark.parametrize("route", Route)
 async def test_an_idempotency_key_of_another_account_is_another_key(
     broker: Stack, client: httpx.AsyncClient, route: Route
