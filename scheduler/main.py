@@ -12,11 +12,11 @@ from arq.connections import ArqRedis
 from loguru import logger
 from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
-from shared.accounting.ledger import LedgerWriter
 
 from scheduler.duties.forget_consumers import forget_consumers
 from scheduler.duties.promote_retries import promote_retries
 from scheduler.duties.settle_usage import settle_usage
+from shared.accounting.ledger import LedgerWriter
 from shared.db.engine import create_engine, url_of
 from shared.providers.registry import Registry
 from shared.queue.consumer import consumer_name

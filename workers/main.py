@@ -11,10 +11,10 @@ from typing import Any
 from arq.connections import RedisSettings
 from loguru import logger
 from redis.exceptions import RedisError
-from shared.providers.catalogue import Catalogue
 
 from shared import faultpoints, keyspace
 from shared.ids import JobId
+from shared.providers.catalogue import Catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, consumer_name

@@ -7,8 +7,8 @@ from typing import Final
 
 from loguru import logger
 from redis.exceptions import RedisError
-from shared.accounting.ledger import LedgerWriter
 
+from shared.accounting.ledger import LedgerWriter
 from shared.db.engine import DATABASE_ERRORS
 
 _BLOCK_MS: Final = 500
