@@ -57,14 +57,16 @@ async def chat(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
-    provider = document.pop("provider", None) or via.settings.default_provider
-    if provider not in via.registry.profiles:
-        raise NotFound(
-            f"There is no provider {provider!r}.",
-            param="provider",
-            details={"available_providers": via.registry.configured()},
-        )
-    target = resolve(f"{provider}/{document['model']}", via.registry, provider, via.catalogue)
+    provider, name = document.pop("provider", None), document["model"]
+    if provider is not None:
+        if provider not in via.registry.profiles:
+            raise NotFound(
+                f"There is no provider {provider!r}.",
+                param="provider",
+                details={"available_providers": via.registry.configured()},
+            )
+        name = f"{provider}/{name}"
+    target = resolve(name, via.registry, via.settings.default_provider, via.catalogue)
     call = ChatCall(
         document=document,
         body=None,

@@ -113,6 +113,30 @@ def test_parameters_of_one_provider_reach_it_and_ours_do_not(http: httpx.Client)
     assert "provider" not in received
 
 
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_without_a_provider_a_known_model_is_not_sent_to_the_wrong_one(
+    http: httpx.Client, provider: str
+) -> None:
+    body = chat("Hello", provider)
+    del body["provider"]
+
+    assert http.post("/api/v1/chat", json=body).json()["provider"] == provider
+
+
+def test_without_a_provider_an_unknown_model_is_not_found_and_close_ones_get_listed(
+    http: httpx.Client,
+) -> None:
+    body = {"model": "claude-haiku-4.5", "messages": [{"role": "user", "content": "Hello"}]}
+
+    response = http.post("/api/v1/chat", json=body)
+
+    assert response.status_code == 404
+    error = error_of(response)
+    assert error["details"]["code"] == "model_not_found"
+    assert "claude-haiku-4-5" in error["details"]["available_models"]
+    assert len(error["details"]["available_models"]) <= 5
+
+
 def test_without_a_key_it_is_an_authentication_error(broker: BrokerUnderTest) -> None:
     response = httpx.post(f"{broker.url}/api/v1/chat", json=chat("Hello"), trust_env=False)
 
