@@ -48,7 +48,7 @@ async def run_job(ctx: WorkerContext, delivery: Delivery) -> None:
     try:
         lease = await ctx.consumer.begin(delivery)
     except UnknownEnvelope as exc:
-        # A newer release wrote it; its own workers will take it. Left unbegun, the lease lapses.
+        # A newer release wrote it; its own workers will take it once the lease lapses.
         logger.warning("job envelope not understood", job_id=delivery.job_id, reason=str(exc))
         return
     except asyncio.CancelledError:

@@ -17,15 +17,18 @@ import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from shared import faultpoints, keyspace
-from shared.domain.job import Job, JobState, Lane
+from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
 from shared.domain.usage import Settlement
 from shared.ids import JobId
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 from shared.settings import QueueSettings
+
+_A_DAY_MS: Final = 86_400_000
+"""Idle beyond any lease."""
 
 
 class LeaseLost(Exception):
@@ -178,7 +181,10 @@ class Consumer:
         return found
 
     async def begin(self, delivery: Delivery) -> Lease | None:
-        """None when the job must not run: it is over, expired, poisoned, or somewhere else."""
+        """None when the job must not run: it is over, expired, poisoned, or somewhere else.
+
+        Raises UnknownEnvelope; the job is then left, uncounted, for a worker that can read it.
+        """
         self._token += 1
         shard, job_id = delivery.shard, delivery.job_id
         answer = await self._insist(
@@ -201,10 +207,16 @@ class Consumer:
         if answer[0] != b"run":
             return None
         _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms = answer
+        try:
+            job = Job.from_wire(header, body)
+        except UnknownEnvelope:
+            # Not idle: this worker's own next sweep would only take it again.
+            await self._give_back(delivery, fence, idle_ms=0)
+            raise
         return Lease(
             delivery=delivery,
             fence=fence,
-            job=Job.from_wire(header, body),
+            job=job,
             attempts=attempts,
             deliveries=deliveries,
             remaining_ms=remaining_ms,
@@ -306,23 +318,26 @@ class Consumer:
         return bool(answer == 1)
 
     async def hand_back(self, lease: Lease) -> None:
-        """Give the job back uncounted. Raises LeaseLost."""
-        delivery = lease.delivery
+        """Give the job back uncounted; the next sweep takes it at once. Raises LeaseLost."""
+        if not await self._give_back(lease.delivery, lease.fence, idle_ms=_A_DAY_MS):
+            raise LeaseLost(lease.job.id)
+
+    async def _give_back(self, delivery: Delivery, fence: int, *, idle_ms: int) -> bool:
         answer = await self._insist(
             "hand_back",
-            [keyspace.job(delivery.shard, lease.job.id), delivery.lane_key],
-            lease.job.id,
-            lease.fence,
+            [keyspace.job(delivery.shard, delivery.job_id), delivery.lane_key],
+            delivery.job_id,
+            fence,
             self.name,
+            idle_ms,
             within_seconds=2,
         )
-        if answer == 0:
-            raise LeaseLost(lease.job.id)
+        return bool(answer == 1)
 
     async def release(self, delivery: Delivery) -> None:
         """Give back an entry that was read but never begun: the next sweep takes it at once."""
         await self._link.execute(
-            "XCLAIM", delivery.lane_key, keyspace.GROUP, self.name, 0, delivery.entry, "IDLE", 86_400_000,
+            "XCLAIM", delivery.lane_key, keyspace.GROUP, self.name, 0, delivery.entry, "IDLE", _A_DAY_MS,
             "JUSTID",
         )  # fmt: skip
 

@@ -1,8 +1,8 @@
 -- flags: allow-oom
 -- Give a running job back unharmed: it counts neither as attempt nor as delivery.
--- The entry keeps its place and looks idle for a day, so the next sweep takes it at once.
+-- The entry keeps its place and looks idle for as long as told: beyond the lease, the next sweep takes it.
 -- KEYS: job, lane
--- ARGV: id, fence, consumer
+-- ARGV: id, fence, consumer, idle_ms
 -- Returns 1 given back (also when replayed), 0 refused
 local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deliveries')
 if f[2] ~= ARGV[2] then
@@ -16,5 +16,5 @@ if f[1] ~= 'running' then
 end
 local deliveries = math.max(tonumber(f[4]) - 1, 0)
 redis.call('HSET', KEYS[1], 'state', 'queued', 'deliveries', deliveries, 'holder', '')
-redis.call('XCLAIM', KEYS[2], GROUP, ARGV[3], 0, f[3], 'IDLE', 86400000, 'RETRYCOUNT', deliveries, 'JUSTID')
+redis.call('XCLAIM', KEYS[2], GROUP, ARGV[3], 0, f[3], 'IDLE', ARGV[4], 'RETRYCOUNT', deliveries, 'JUSTID')
 return 1

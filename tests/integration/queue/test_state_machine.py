@@ -41,10 +41,10 @@ from shared.settings import QueueSettings
 from tests.integration.queue.model import Model, ModelJob, essence, text
 from tests.integration.queue.support import ACME, PROVIDER, a_job, settled
 
-EXAMPLES: Final = int(os.environ.get("HEADRACE_STATE_MACHINE_EXAMPLES", "120"))
+EXAMPLES: Final = int(os.environ.get("HEADRACE_STATE_MACHINE_EXAMPLES", "180"))
 STEPS: Final = 50
 
-SETTINGS: Final = QueueSettings(max_deliveries=2, max_lane_entries=5, inline_result_bytes=8)
+SETTINGS: Final = QueueSettings(max_deliveries=2, max_lane_entries=2, inline_result_bytes=8)
 BUDGET_MS: Final = 3_600_000
 LANES: Final = (Lane.INTERACTIVE, Lane.STANDARD)
 LANE_KEYS: Final = {lane: keyspace.lane(0, PROVIDER, lane) for lane in Lane}
@@ -108,6 +108,8 @@ class QueueMachine(RuleBasedStateMachine):
 
     # The api
 
+    # Few jobs, so that much happens to each.
+    @precondition(lambda self: sum(not job.is_over for job in self.model.jobs.values()) < 4)
     @rule(target=jobs, lane=st.sampled_from(LANES), reply_to=channels, fingerprint=st.sampled_from(["", "f"]))
     def enqueue(self, lane: Lane, reply_to: str, fingerprint: str) -> Any:
         job = a_job(job_id=JobId(f"job_{len(self.calls):032x}"), lane=lane, budget_ms=BUDGET_MS)
@@ -158,6 +160,9 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=deliveries, worker=workers, count=st.integers(1, 2))
     def read(self, worker: str, count: int) -> Any:
+        return multiple(*((worker, delivery) for delivery in self._read(worker, count)))
+
+    def _read(self, worker: str, count: int) -> list[Delivery]:
         expected = [(key, lane.undelivered[:count]) for key, lane in self.model.lanes.items()]
         consumer = self.consumers[worker]
         command = consumer.read_command(tuple(Lane), count=count, block_ms=None)
@@ -169,7 +174,7 @@ class QueueMachine(RuleBasedStateMachine):
             lane = self.model.lanes[delivery.lane_key]
             lane.delivered.add(text(delivery.entry))
             lane.pending[text(delivery.entry)] = worker
-        return multiple(*((worker, delivery) for delivery in found))
+        return found
 
     @rule(target=leases, delivery=deliveries)
     def begin(self, delivery: tuple[str, Delivery]) -> Any:
@@ -179,21 +184,15 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=leases, worker=workers)
     def read_and_begin(self, worker: str) -> Any:
-        consumer = self.consumers[worker]
-        taken = [(worker, d) for d in self._take(worker)]
-        begun = [self.run(consumer.begin(delivery)) for _, delivery in taken]
-        return multiple(*((worker, lease) for lease in begun if lease is not None))
+        return self._begin_all(worker, self._read(worker, count=1))
 
-    def _take(self, worker: str) -> list[Delivery]:
-        consumer = self.consumers[worker]
-        command = consumer.read_command(LANES, count=1, block_ms=None)
-        found = consumer.deliveries(self.run(self.link.execute(*command)))
-        for delivery in found:
-            lane = self.model.lanes[delivery.lane_key]
-            assert text(delivery.entry) == lane.undelivered[0]
-            lane.delivered.add(text(delivery.entry))
-            lane.pending[text(delivery.entry)] = worker
-        return found
+    @rule(target=leases, worker=workers)
+    def reclaim_and_begin(self, worker: str) -> Any:
+        return self._begin_all(worker, self._reclaim(worker, free=3))
+
+    def _begin_all(self, worker: str, deliveries: list[Delivery]) -> Any:
+        begun = [self.run(self.consumers[worker].begin(delivery)) for delivery in deliveries]
+        return multiple(*((worker, lease) for lease in begun if lease is not None))
 
     @rule(delivery=deliveries)
     def release(self, delivery: tuple[str, Delivery]) -> None:
@@ -279,9 +278,12 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(target=deliveries, worker=workers, free=st.integers(1, 3))
     def reclaim(self, worker: str, free: int) -> Any:
+        return multiple(*((worker, delivery) for delivery in self._reclaim(worker, free)))
+
+    def _reclaim(self, worker: str, free: int) -> list[Delivery]:
         consumer = self.consumers[worker]
         from_the_start = set(consumer._cursors.values()) <= {b"0-0"}
-        found = self.run(consumer.reclaim(free))
+        found: list[Delivery] = self.run(consumer.reclaim(free))
         assert len(found) <= free
         for delivery in found:
             entry = text(delivery.entry)
@@ -290,7 +292,7 @@ class QueueMachine(RuleBasedStateMachine):
             self.model.lanes[delivery.lane_key].pending[entry] = worker
         if from_the_start and len(found) < free:
             assert not self.model.idle & self._all_pending()
-        return multiple(*((worker, delivery) for delivery in found))
+        return found
 
     def _all_pending(self) -> set[str]:
         return {entry for lane in self.model.lanes.values() for entry in lane.pending}
@@ -325,7 +327,10 @@ class QueueMachine(RuleBasedStateMachine):
 
     @rule(job=jobs)
     def a_deadline_passes(self, job: Job) -> None:
-        self.run(self.link.execute("HSET", keyspace.job(0, job.id), "deadline", 1))
+        key = keyspace.job(0, job.id)
+        self.run(
+            self.link.execute("HSET", key, "deadline", self.run(self.link.execute("HGET", key, "created")))
+        )
         self.model.jobs[job.id].overdue = True
 
     @precondition(lambda self: self.model.delayed)
