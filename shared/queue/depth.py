@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import ResponseError
+
 from shared import keyspace
 from shared.domain.job import Lane
 from shared.queue.redis_link import RedisLink
@@ -30,31 +32,33 @@ async def measure(link: RedisLink, providers: Sequence[str], *, shards: int) -> 
     places = [(provider, lane) for provider in providers for lane in Lane]
     keys = [[keyspace.lane(shard, p, lane) for shard in range(shards)] for p, lane in places]
     flat = [key for group in keys for key in group]
-    seconds, micros = await link.execute("TIME")
+    delays = [keyspace.delayed(shard, p) for p in providers for shard in range(shards)]
+    answers = await link.execute_many(
+        [
+            ("TIME",),
+            *(("XLEN", key) for key in flat),
+            *(("ZCARD", key) for key in delays),
+            *(("XINFO", "GROUPS", key) for key in flat),
+        ]
+    )
+    groups = answers[-len(flat) :]
+    (seconds, micros), *counts = _or_raise(answers[: -len(flat)])
     now_ms = int(seconds) * 1000 + int(micros) // 1000
-    lengths = await link.execute_many([("XLEN", key) for key in flat])
-    groups = await link.execute_many([("XINFO", "GROUPS", key) for key in flat])
+    lengths, due = counts[: len(flat)], counts[len(flat) :]
     facts: dict[str, tuple[int, int, bytes]] = {}
     for key, length, group in zip(flat, lengths, groups, strict=True):
         pending, last_delivered = _group_facts(group)
-        if isinstance(length, Exception):
-            raise length
-        facts[key] = (length, pending, last_delivered)
+        # Not one instant: an entry may have been added and delivered between the two looks.
+        facts[key] = (max(length, pending), pending, last_delivered)
     waiting = [key for key, (length, pending, _) in facts.items() if length > pending]
     oldest = await link.execute_many(
         [("XRANGE", key, b"(" + facts[key][2], "+", "COUNT", 1) for key in waiting]
     )
     ages: dict[str, float] = {}
-    for key, entries in zip(waiting, oldest, strict=True):
-        if isinstance(entries, list) and entries:
+    for key, entries in zip(waiting, _or_raise(oldest), strict=True):
+        if entries:
             ages[key] = max(0.0, (now_ms - int(entries[0][0].split(b"-")[0])) / 1000)
-    due = await link.execute_many(
-        [("ZCARD", keyspace.delayed(shard, p)) for p in providers for shard in range(shards)]
-    )
-    delayed = {
-        p: sum(n for n in due[i * shards : (i + 1) * shards] if isinstance(n, int))
-        for i, p in enumerate(providers)
-    }
+    delayed = {p: sum(due[i * shards : (i + 1) * shards]) for i, p in enumerate(providers)}
     return [
         LaneDepth(
             provider=provider,
@@ -68,8 +72,17 @@ async def measure(link: RedisLink, providers: Sequence[str], *, shards: int) -> 
     ]
 
 
+def _or_raise(answers: list[Any]) -> list[Any]:
+    for answer in answers:
+        if isinstance(answer, Exception):
+            raise answer
+    return answers
+
+
 def _group_facts(reply: Any) -> tuple[int, bytes]:
     """Pending entries and last delivered id of our group; zero when no worker ever came."""
+    if isinstance(reply, Exception) and not isinstance(reply, ResponseError):
+        raise reply
     if isinstance(reply, list):
         for group in reply:
             fields = dict(zip(group[::2], group[1::2], strict=True))
