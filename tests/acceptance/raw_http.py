@@ -78,6 +78,19 @@ async def exchange(url: str, *writes: bytes, then_eof: bool = False, expect_clos
         raise NoAnswer(f"no whole answer in {PATIENCE_SECONDS:g} s") from exc
 
 
+async def exchange_many(url: str, sent: bytes, *, count: int) -> list[Any]:
+    """Send all at once, and read so many answers: their documents, in the order they came."""
+    address = urlsplit(url)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        reader, writer = await asyncio.open_connection(address.hostname, address.port)
+        try:
+            writer.write(sent)
+            return [(await _read(reader, expect_close=False)).json() for _ in range(count)]
+        finally:
+            writer.close()
+            await writer.wait_closed()
+
+
 async def flood(url: str, head: bytes, filler: bytes, *, times: int) -> tuple[int, RawAnswer | None]:
     """Send `head`, then `filler` over and over until the server has enough: bytes it took, and its answer.
 

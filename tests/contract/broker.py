@@ -12,7 +12,7 @@ from tests.fakes.provider import ScriptedProvider
 BROKER_VARIABLE: Final = "HEADRACE_TEST_BROKER"
 """Where the run with the older client finds the broker of the run that started it."""
 
-HOLD_SECONDS: Final = 1.0
+HOLD_SECONDS: Final = 2.0
 HEARTBEAT_SECONDS: Final = 0.1
 REQUEST_TIMEOUT_SECONDS: Final = 8.0
 
