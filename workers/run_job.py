@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from loguru import logger
@@ -40,10 +40,33 @@ class WorkerContext:
     transport: Transport
     in_flight: InFlight
     rng: Random
+    one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 async def run_job(ctx: WorkerContext, delivery: Delivery) -> None:
-    """Never raises: whatever goes wrong ends in the job's state, or leaves it to be reclaimed."""
+    """Never raises: whatever goes wrong ends in the job's state, or leaves it to be reclaimed.
+
+    A job that one more crash would set aside is a suspect. Suspects run one at a time: when a
+    job kills its worker, all that ran beside it look as guilty, and would be set aside with it.
+    """
+    queue = ctx.settings.queue
+    if delivery.crashes == 0 or delivery.crashes + 1 < queue.max_deliveries:
+        await _run(ctx, delivery)
+        return
+    try:
+        # No longer than the lease lasts, which nobody renews before the job began.
+        async with asyncio.timeout(queue.lease_idle_seconds / 2):
+            await ctx.one_suspect.acquire()
+    except (TimeoutError, asyncio.CancelledError):
+        await _quietly(ctx.consumer.release(delivery))
+        return
+    try:
+        await _run(ctx, delivery)
+    finally:
+        ctx.one_suspect.release()
+
+
+async def _run(ctx: WorkerContext, delivery: Delivery) -> None:
     faultpoints.hit("W1")
     try:
         lease = await ctx.consumer.begin(delivery)

@@ -16,7 +16,7 @@ import random
 import socket
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from shared import faultpoints, keyspace
@@ -42,13 +42,14 @@ def consumer_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """An entry handed to this worker; nothing has run yet."""
+    """An entry handed to this worker; nothing has run yet. `crashes`: workers that died under its job."""
 
     job_id: JobId
     entry: bytes
     shard: int
     provider: str
     lane: Lane
+    crashes: int = 0
 
     @property
     def lane_key(self) -> str:
@@ -178,7 +179,13 @@ class Consumer:
                     if cursor == b"0-0":
                         break
                 self._cursors[key] = cursor
-        return found
+        crashes = await self._link.execute_many(
+            [("HGET", keyspace.job(d.shard, d.job_id), "deliveries") for d in found]
+        )
+        return [
+            replace(d, crashes=int(count)) if isinstance(count, bytes) else d
+            for d, count in zip(found, crashes, strict=True)
+        ]
 
     async def begin(self, delivery: Delivery) -> Lease | None:
         """None when the job must not run: it is over, expired, poisoned, or somewhere else.
