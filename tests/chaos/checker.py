@@ -193,11 +193,14 @@ def _last_before(made: Iterable[Call], kill: Kill, kills: Sequence[Kill]) -> Cal
 def late_recoveries(kills: Sequence[Kill], *, within: float) -> list[Violation]:
     """Jobs of a killed worker not seen running elsewhere, or ended, `within` seconds.
 
-    A second kill that met the job within that time starts the clock again.
+    A second kill that met the job within that time starts the clock again. A job that one more
+    kill would set aside is not held to it: such jobs run one at a time.
     """
     found: list[Violation] = []
     for kill in kills:
         for job in kill.in_flight:
+            if met_by([other for other in kills if other.at <= kill.at], job) >= MAX_DELIVERIES - 1:
+                continue
             recovered_at = kill.recovered_at.get(job)
             if recovered_at is not None and recovered_at - kill.at <= within:
                 continue

@@ -229,6 +229,14 @@ def test_a_second_kill_of_the_same_job_starts_the_clock_again() -> None:
     kills = [a_kill(1.0, "j1", recovered_after=9.0), a_kill(5.0, "j1", recovered_after=5.0)]
 
     assert checker.late_recoveries(kills, within=6.0) == []
+    assert what(checker.late_recoveries(kills, within=3.0)) == ["late recovery"]
+
+
+def test_a_job_that_two_kills_met_may_wait_for_its_turn() -> None:
+    kills = [a_kill(1.0, "j1"), a_kill(20.0, "j1", recovered_after=9.0)]
+
+    assert checker.late_recoveries(kills, within=6.0) == []
+    assert what(checker.late_recoveries(kills[1:], within=6.0)) == ["late recovery"]
 
 
 # ledger

@@ -11,7 +11,7 @@ from tests.chaos import checker, size
 from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import MAX_DELIVERIES, met_by
 from tests.chaos.evidence import gather, judge
-from tests.chaos.history import Ending, Exchange, History
+from tests.chaos.history import Exchange, History
 from tests.chaos.nemesis import fleet
 from tests.fakes.stack import FAST, Stack
 
@@ -26,7 +26,7 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
     history = History()
     prefix = f"kill-{point}"
     manner = Manner(streams=1.0 if point == "W5" else 0.3)
-    kills, latest = (8, 40) if size.is_full() else (2, 12)
+    kills, latest = (8, 60) if size.is_full() else (2, 12)
     plan = [f"{point}@{rng.randint(2, latest)}" for _ in range(kills)]
     began = time.monotonic()
 
@@ -47,8 +47,8 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
 
     def is_excused(exchange: Exchange) -> bool:
         met = met_by(history.kills, jobs.get(exchange.name))
-        if exchange.stream and exchange.ending is Ending.ERROR:
-            return exchange.code == "stream_interrupted" and met > 0
+        if exchange.code == "stream_interrupted":
+            return exchange.stream and met > 0
         return exchange.code == "poison" and met >= MAX_DELIVERIES
 
     missed = checker.unanswered(history.exchanges, excused=is_excused)
@@ -69,6 +69,8 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
         seconds=round(time.monotonic() - began, 1),
     )
     assert len(history.kills) == len(plan)
+    # Jobs that two kills met run one at a time, so that a third meets one of them at most.
+    assert sum(e.code == "poison" for e in history.exchanges) <= len(plan)
     judge(
         [
             *missed,
