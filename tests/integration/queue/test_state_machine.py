@@ -9,25 +9,21 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import pytest
 from hypothesis import HealthCheck, note, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import (
-    Bundle,
     RuleBasedStateMachine,
-    consumes,
     invariant,
-    multiple,
-    precondition,
     rule,
     run_state_machine_as_test,
 )
 
 from shared import keyspace
 from shared.domain.job import TERMINAL, TRANSITIONS, Job, JobState, Lane
-from shared.domain.usage import Settlement
+from shared.domain.usage import Outcome, Settlement
 from shared.errors import IdempotencyMismatch, QueueFull
 from shared.ids import AccountId, JobId
 from shared.queue import depth
@@ -44,7 +40,7 @@ from tests.integration.queue.support import ACME, PROVIDER, a_job, settled
 EXAMPLES: Final = int(os.environ.get("HEADRACE_STATE_MACHINE_EXAMPLES", "180"))
 STEPS: Final = 50
 
-SETTINGS: Final = QueueSettings(max_deliveries=2, max_lane_entries=2, inline_result_bytes=8)
+SETTINGS: Final = QueueSettings(max_deliveries=2, max_lane_entries=3, inline_result_bytes=8)
 BUDGET_MS: Final = 3_600_000
 LANES: Final = (Lane.INTERACTIVE, Lane.STANDARD)
 LANE_KEYS: Final = {lane: keyspace.lane(0, PROVIDER, lane) for lane in Lane}
@@ -54,13 +50,65 @@ FIXED_KEYS: Final = {
     keyspace.dead(0, PROVIDER),
     keyspace.usage(0),
 }
-WORKERS: Final = ("one", "two", "three")
 STRANGER: Final = AccountId("stranger")
 
 Call = tuple[str, list[str], tuple[Any, ...]]
 
-workers = st.sampled_from(WORKERS)
+workers = st.integers(0, 2)
 channels = st.sampled_from(["hr:reply:a", "hr:reply:b"])
+fingerprints = st.sampled_from(["", "f"])
+ages = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8])
+
+mostly = st.sampled_from([True, True, True, False])
+
+T = TypeVar("T")
+
+
+def newest(things: list[T], age: int) -> T:
+    """The newest at age 0."""
+    return things[-1 - age % len(things)]
+
+
+ARGUMENTS: Final[dict[str, dict[str, st.SearchStrategy[Any]]]] = {
+    "enqueue": {"lane": st.sampled_from(LANES), "reply_to": channels, "fingerprint": fingerprints},
+    "ask": {
+        "age": ages,
+        "action": st.sampled_from(
+            ["enqueue", "attach", "look up", "cancel", "cancel if as seen", "cancel if as was"]
+        ),
+        "account": st.sampled_from([ACME, ACME, ACME, STRANGER]),
+        "reply_to": channels,
+        "fingerprint": fingerprints,
+    },
+    "read": {"worker": workers, "begins": mostly, "count": st.integers(1, 2)},
+    "reclaim": {"worker": workers, "begins": mostly, "free": st.integers(1, 3)},
+    "use_a_delivery": {"age": ages, "action": st.sampled_from(["begin", "begin", "release"])},
+    "use_a_lease": {
+        "age": ages,
+        "action": st.sampled_from(
+            [
+                *("heartbeat", "append", "succeed", "fail", "cancel"),
+                *("retry now", "retry later", "retry too late", "hand back", "hand back"),
+            ]
+        ),
+        "events": st.lists(st.sampled_from([b'{"a":1}', b'{"b":2}']), max_size=3),
+        "body": st.sampled_from([b"{}", b"longer than what travels inline"]),
+    },
+    "something_happens": {
+        "event": st.sampled_from(
+            [*["a worker falls silent"] * 4, "a deadline passes", "delays pass", "forget consumers"]
+        ),
+        "age": ages,
+    },
+    "promote": {},
+    "send_again": {"age": st.integers(0, 30), "times": st.integers(1, 2)},
+}
+ACTIONS: Final = (
+    *("enqueue", "ask", "read", "read", "reclaim", "reclaim", "use_a_delivery"),
+    *("use_a_lease",) * 4,
+    *("something_happens", "something_happens", "promote", "send_again", "send_again"),
+)
+"""As often as they stand here."""
 
 
 class ModelledScripts(Scripts):
@@ -80,9 +128,11 @@ class ModelledScripts(Scripts):
 
 
 class QueueMachine(RuleBasedStateMachine):
-    jobs: Bundle[Job] = Bundle("jobs")
-    deliveries: Bundle[tuple[str, Delivery]] = Bundle("deliveries")
-    leases: Bundle[tuple[str, Lease]] = Bundle("leases")
+    """One rule that draws from ACTIONS: with a rule each, Hypothesis would leave most out of any one run.
+
+    Jobs, deliveries and leases are drawn by their age, newest first, from all there ever were:
+    what is over, lost or somebody else's keeps coming back.
+    """
 
     def __init__(self, runner: asyncio.Runner, link: RedisLink) -> None:
         super().__init__()
@@ -92,64 +142,78 @@ class QueueMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.seen: dict[str, dict[str, str]] = {}
         self.appended: dict[str, str] = {}
-        scripts = ModelledScripts(link, self.model, self.calls)
-        self.scripts = scripts
+        self.jobs: list[Job] = []
+        self.deliveries: list[tuple[Consumer, Delivery]] = []
+        self.leases: list[tuple[Consumer, Lease]] = []
+        self.scripts = ModelledScripts(link, self.model, self.calls)
         self.producer = Producer(link, SETTINGS)
         self.delays = Delays(link, shards=1)
-        self.consumers = {name: Consumer(link, SETTINGS, name, [PROVIDER]) for name in WORKERS}
-        self.producer._scripts = self.delays._scripts = scripts
-        for consumer in self.consumers.values():
-            consumer._scripts = scripts
+        self.consumers = [Consumer(link, SETTINGS, name, [PROVIDER]) for name in ("one", "two", "three")]
+        self.producer._scripts = self.delays._scripts = self.scripts
+        for consumer in self.consumers:
+            consumer._scripts = self.scripts
         self.run(link.execute("FLUSHALL"))
-        self.run(self.consumers["one"].create_groups())
+        self.run(self.consumers[0].create_groups())
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
         return self._runner.run(work)
 
+    @rule(data=st.data())
+    def step(self, data: st.DataObject) -> None:
+        possible = [name for name in ACTIONS if self._is_possible(name)]
+        action = data.draw(st.sampled_from(possible), label="action")
+        arguments = {name: data.draw(values, label=name) for name, values in ARGUMENTS[action].items()}
+        getattr(self, action)(**arguments)
+
+    def _is_possible(self, action: str) -> bool:
+        if action == "enqueue":
+            # Few jobs at a time, so that much happens to each.
+            return sum(not job.is_over for job in self.model.jobs.values()) < 4
+        needed = {
+            "ask": self.jobs,
+            "use_a_delivery": self.deliveries,
+            "use_a_lease": self.leases,
+            "send_again": self.calls,
+        }
+        return bool(needed.get(action, True))
+
     # The api
 
-    # Few jobs, so that much happens to each.
-    @precondition(lambda self: sum(not job.is_over for job in self.model.jobs.values()) < 4)
-    @rule(target=jobs, lane=st.sampled_from(LANES), reply_to=channels, fingerprint=st.sampled_from(["", "f"]))
-    def enqueue(self, lane: Lane, reply_to: str, fingerprint: str) -> Any:
-        job = a_job(job_id=JobId(f"job_{len(self.calls):032x}"), lane=lane, budget_ms=BUDGET_MS)
+    def enqueue(self, lane: Lane, reply_to: str, fingerprint: str) -> None:
+        job = a_job(job_id=JobId(f"job_{len(self.jobs):032x}"), lane=lane, budget_ms=BUDGET_MS)
+        is_full = len(self.model.lanes[LANE_KEYS[lane]].entries) >= SETTINGS.max_lane_entries
         try:
             accepted = self.run(self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint))
         except QueueFull:
-            return multiple()
-        assert not accepted.attached
-        return job
-
-    @rule(job=jobs, reply_to=channels, fingerprint=st.sampled_from(["", "f"]))
-    def enqueue_again(self, job: Job, reply_to: str, fingerprint: str) -> None:
-        other = self.model.jobs[job.id].fingerprint != fingerprint
-        try:
-            accepted = self.run(self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint))
-        except IdempotencyMismatch:
-            assert other
+            assert is_full
         else:
-            assert accepted.attached
-            assert not other
+            assert not is_full
+            assert not accepted.attached
+            self.jobs.append(job)
 
-    @rule(job=jobs, account=st.sampled_from([ACME, ACME, STRANGER]), reply_to=channels)
-    def attach(self, job: Job, account: AccountId, reply_to: str) -> None:
-        found = self.run(self.producer.attach(job.id, account, reply_to=reply_to))
-        assert (found is None) == (account is STRANGER)
-
-    @rule(
-        job=jobs,
-        account=st.sampled_from([ACME, ACME, ACME, STRANGER]),
-        count=st.sampled_from([None, "now", "before"]),
-    )
-    def cancel(self, job: Job, account: AccountId, count: str | None) -> None:
-        attach = self.model.jobs[job.id].attach
-        seen = None if count is None else attach if count == "now" else attach - 1
-        self.run(self.producer.cancel(job.id, account, job=job, if_attached=seen))
-
-    @rule(job=jobs)
-    def look_up(self, job: Job) -> None:
-        found = self.run(self.producer.result(job.id))
+    def ask(self, age: int, action: str, account: AccountId, reply_to: str, fingerprint: str) -> None:
+        job = newest(self.jobs, age)
         known = self.model.jobs[job.id]
+        if action == "enqueue":
+            other = known.fingerprint != fingerprint
+            try:
+                assert self.run(
+                    self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint)
+                ).attached
+                assert not other
+            except IdempotencyMismatch:
+                assert other
+        elif action == "attach":
+            found = self.run(self.producer.attach(job.id, account, reply_to=reply_to))
+            assert (found is None) == (account is STRANGER)
+        elif action == "look up":
+            self._look_up(job, known)
+        else:
+            seen = {"cancel": None, "cancel if as seen": known.attach, "cancel if as was": known.attach - 1}
+            self.run(self.producer.cancel(job.id, account, job=job, if_attached=seen[action]))
+
+    def _look_up(self, job: Job, known: ModelJob) -> None:
+        found = self.run(self.producer.result(job.id))
         if isinstance(found, Result):
             assert known.outcome == found.head.outcome
             assert known.last == found.last
@@ -158,193 +222,144 @@ class QueueMachine(RuleBasedStateMachine):
 
     # The workers
 
-    @rule(target=deliveries, worker=workers, count=st.integers(1, 2))
-    def read(self, worker: str, count: int) -> Any:
-        return multiple(*((worker, delivery) for delivery in self._read(worker, count)))
-
-    def _read(self, worker: str, count: int) -> list[Delivery]:
-        expected = [(key, lane.undelivered[:count]) for key, lane in self.model.lanes.items()]
+    def read(self, worker: int, begins: bool, count: int) -> None:
         consumer = self.consumers[worker]
+        expected = {
+            (key, entry) for key, lane in self.model.lanes.items() for entry in lane.undelivered[:count]
+        }
         command = consumer.read_command(tuple(Lane), count=count, block_ms=None)
         found = consumer.deliveries(self.run(self.link.execute(*command)))
-        assert sorted((d.lane_key, text(d.entry)) for d in found) == sorted(
-            (key, entry) for key, entries in expected for entry in entries
-        )
+        assert {(delivery.lane_key, text(delivery.entry)) for delivery in found} == expected
         for delivery in found:
-            lane = self.model.lanes[delivery.lane_key]
-            lane.delivered.add(text(delivery.entry))
-            lane.pending[text(delivery.entry)] = worker
-        return found
+            self.model.lanes[delivery.lane_key].delivered.add(text(delivery.entry))
+        self._got(consumer, found, begins=begins)
 
-    @rule(target=leases, delivery=deliveries)
-    def begin(self, delivery: tuple[str, Delivery]) -> Any:
-        worker, entry = delivery
-        lease = self.run(self.consumers[worker].begin(entry))
-        return multiple() if lease is None else (worker, lease)
-
-    @rule(target=leases, worker=workers)
-    def read_and_begin(self, worker: str) -> Any:
-        return self._begin_all(worker, self._read(worker, count=1))
-
-    @rule(target=leases, worker=workers)
-    def reclaim_and_begin(self, worker: str) -> Any:
-        return self._begin_all(worker, self._reclaim(worker, free=3))
-
-    def _begin_all(self, worker: str, deliveries: list[Delivery]) -> Any:
-        begun = [self.run(self.consumers[worker].begin(delivery)) for delivery in deliveries]
-        return multiple(*((worker, lease) for lease in begun if lease is not None))
-
-    @rule(delivery=deliveries)
-    def release(self, delivery: tuple[str, Delivery]) -> None:
-        """What a stopping worker does with an entry that it read last and never began."""
-        worker, entry = delivery
-        lane = self.model.lanes[entry.lane_key]
-        if lane.pending.get(text(entry.entry)) != worker or not self._is_unbegun(entry):
-            return
-        self.run(self.consumers[worker].release(entry))
-        self.model.idle.add(text(entry.entry))
-
-    def _is_unbegun(self, delivery: Delivery) -> bool:
-        job = self.model.jobs[delivery.job_id]
-        return job.state is JobState.QUEUED and job.entry == text(delivery.entry)
-
-    @rule(worker=workers, held=st.lists(leases, max_size=4))
-    def heartbeat(self, worker: str, held: list[tuple[str, Lease]]) -> None:
-        mine = list({lease.job.id: lease for holder, lease in held if holder == worker}.values())
-        if mine:
-            stops = self.run(self.consumers[worker].heartbeat(mine))
-            assert {id(lease) for lease, _ in stops} <= {id(lease) for lease in mine}
-
-    @rule(held=leases, events=st.lists(st.sampled_from([b'{"a":1}', b'{"b":2}']), min_size=1, max_size=3))
-    def append(self, held: tuple[str, Lease], events: list[bytes]) -> None:
-        worker, lease = held
-        try:
-            wanted = self.run(
-                self.consumers[worker].append(lease, self.model.jobs[lease.job.id].last + 1, events)
-            )
-        except LeaseLost:
-            assert not self._holds(lease)
-        else:
-            assert self._holds(lease)
-            assert wanted is not self.model.jobs[lease.job.id].cancel
-
-    @rule(
-        held=leases,
-        state=st.sampled_from([JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED]),
-        body=st.sampled_from([b"", b"{}", b"longer than what travels inline"]),
-        tail=st.sampled_from([(), (b'{"t":1}',)]),
-    )
-    def finish(self, held: tuple[str, Lease], state: JobState, body: bytes, tail: tuple[bytes, ...]) -> None:
-        worker, lease = held
-        settlement = settled(lease, state)  # type: ignore[arg-type]  # the same words
-        held_before = self._holds(lease)
-        ended_before = self.model.jobs[lease.job.id].state
-        try:
-            self.run(
-                self.consumers[worker].finish(
-                    lease,
-                    state,
-                    head=ResultHead(settlement.outcome).to_wire(),
-                    body=body,
-                    settlement=settlement,
-                    tail=tail,
-                    tail_first=self.model.jobs[lease.job.id].last + 1,
-                )
-            )
-        except LeaseLost:
-            assert not held_before
-        else:
-            assert held_before or ended_before is state
-
-    @rule(held=leases, delay=st.sampled_from([0, 600, BUDGET_MS]))
-    def retry_later(self, held: tuple[str, Lease], delay: float) -> None:
-        worker, lease = held
-        try:
-            self.run(self.consumers[worker].retry_later(lease, delay_seconds=delay))
-        except LeaseLost:
-            assert not self._holds(lease)
-
-    @rule(held=leases)
-    def hand_back(self, held: tuple[str, Lease]) -> None:
-        worker, lease = held
-        try:
-            self.run(self.consumers[worker].hand_back(lease))
-        except LeaseLost:
-            assert not self._holds(lease)
-
-    def _holds(self, lease: Lease) -> bool:
-        job = self.model.jobs[lease.job.id]
-        return job.state is JobState.RUNNING and job.fence == lease.fence
-
-    @rule(target=deliveries, worker=workers, free=st.integers(1, 3))
-    def reclaim(self, worker: str, free: int) -> Any:
-        return multiple(*((worker, delivery) for delivery in self._reclaim(worker, free)))
-
-    def _reclaim(self, worker: str, free: int) -> list[Delivery]:
+    def reclaim(self, worker: int, begins: bool, free: int) -> None:
         consumer = self.consumers[worker]
         from_the_start = set(consumer._cursors.values()) <= {b"0-0"}
         found: list[Delivery] = self.run(consumer.reclaim(free))
         assert len(found) <= free
         for delivery in found:
-            entry = text(delivery.entry)
-            assert entry in self.model.idle
-            self.model.idle.remove(entry)
-            self.model.lanes[delivery.lane_key].pending[entry] = worker
+            self.model.idle.remove(text(delivery.entry))
         if from_the_start and len(found) < free:
-            assert not self.model.idle & self._all_pending()
-        return found
+            assert not self.model.idle & {e for lane in self.model.lanes.values() for e in lane.pending}
+        self._got(consumer, found, begins=begins)
 
-    def _all_pending(self) -> set[str]:
-        return {entry for lane in self.model.lanes.values() for entry in lane.pending}
+    def _got(self, consumer: Consumer, deliveries: list[Delivery], *, begins: bool) -> None:
+        for delivery in deliveries:
+            self.model.lanes[delivery.lane_key].pending[text(delivery.entry)] = consumer.name
+            self.deliveries.append((consumer, delivery))
+        for delivery in deliveries if begins else ():
+            self._begin(consumer, delivery)
 
-    @rule(worker=workers)
-    def forget_consumer(self, worker: str) -> None:
-        self.run(self.consumers[worker].forget())
+    def _begin(self, consumer: Consumer, delivery: Delivery) -> None:
+        lease = self.run(consumer.begin(delivery))
+        if lease is not None:
+            self.leases.append((consumer, lease))
 
-    @rule()
-    def promote(self) -> None:
-        self.run(self.delays.promote([PROVIDER]))
+    def use_a_delivery(self, age: int, action: str) -> None:
+        consumer, delivery = newest(self.deliveries, age)
+        if action == "begin":
+            self._begin(consumer, delivery)
+            return
+        job, entry = self.model.jobs[delivery.job_id], text(delivery.entry)
+        holder = self.model.lanes[delivery.lane_key].pending.get(entry)
+        if holder == consumer.name and job.state is JobState.QUEUED and job.entry == entry:
+            self.run(consumer.release(delivery))
+            self.model.idle.add(entry)
+
+    def use_a_lease(self, age: int, action: str, events: list[bytes], body: bytes) -> None:
+        consumer, lease = newest(self.leases, age)
+        job = self.model.jobs[lease.job.id]
+        held = job.state is JobState.RUNNING and job.fence == lease.fence
+        delays = {"retry now": 0, "retry later": 600, "retry too late": BUDGET_MS}
+        ends = {"succeed": JobState.SUCCEEDED, "fail": JobState.FAILED, "cancel": JobState.CANCELLED}
+        try:
+            if action == "heartbeat":
+                mine = {other.job.id: other for owner, other in self.leases if owner is consumer}
+                mine[lease.job.id] = lease
+                stops = self.run(consumer.heartbeat(list(mine.values())))
+                assert (lease in [stop for stop, _ in stops]) == (not held or job.cancel)
+                return
+            if action == "append":
+                wanted = self.run(consumer.append(lease, job.last + 1, events or [b"{}"]))
+                assert wanted is not job.cancel
+            elif action in delays:
+                self.run(consumer.retry_later(lease, delay_seconds=delays[action]))
+            elif action == "hand back":
+                self.run(consumer.hand_back(lease))
+            else:
+                self.run(self._finish(consumer, lease, ends[action], body=body, tail=events))
+        except LeaseLost:
+            assert not held
+        else:
+            assert held or self._is_replayed(action)
+
+    def _is_replayed(self, action: str) -> bool:
+        """The last call was accepted for a lease that is over: only as the repetition of one that was."""
+        name, _, args = self.calls[-1]
+        same = [call for call in self.calls[:-1] if call[0] == name and call[2][:2] == args[:2]]
+        # An end told by a script itself is taken for a repetition too, when it is the same end.
+        return bool(same) or action in {"fail", "cancel"}
+
+    async def _finish(
+        self, consumer: Consumer, lease: Lease, state: JobState, *, body: bytes, tail: list[bytes]
+    ) -> None:
+        settlement = settled(lease, Outcome(state.value))
+        await consumer.finish(
+            lease,
+            state,
+            head=ResultHead(settlement.outcome).to_wire(),
+            body=body,
+            settlement=settlement,
+            tail=tail,
+            tail_first=self.model.jobs[lease.job.id].last + 1,
+        )
 
     # Time, death, the network
 
-    @rule(entry=st.integers(0, 20))
-    def a_worker_falls_silent(self, entry: int) -> None:
-        pending = sorted(
-            (e, key, c) for key, lane in self.model.lanes.items() for e, c in lane.pending.items()
-        )
-        if pending:
-            entry_id, key, consumer = pending[entry % len(pending)]
+    def something_happens(self, event: str, age: int) -> None:
+        if event == "a worker falls silent":
+            self._fall_silent(age)
+        elif event == "a deadline passes" and self.jobs:
+            job = newest(self.jobs, age)
+            key = keyspace.job(0, job.id)
             self.run(
                 self.link.execute(
-                    "XCLAIM", key, keyspace.GROUP, consumer, 0, entry_id, "IDLE", 3_600_000, "JUSTID"
+                    "HSET", key, "deadline", self.run(self.link.execute("HGET", key, "created"))
                 )
             )
-            self.model.idle.add(entry_id)
+            self.model.jobs[job.id].overdue = True
+        elif event == "delays pass":
+            for member in self.model.delayed:
+                self.run(self.link.execute("ZADD", keyspace.delayed(0, PROVIDER), 1, member))
+                self.model.delayed[member] = True
+        elif event == "forget consumers":
+            for consumer in self.consumers:
+                self.run(consumer.forget())
 
-    @rule(lost=consumes(leases))
-    def a_worker_dies(self, lost: tuple[str, Lease]) -> None:
-        """Nobody acts for this lease any more; a_worker_falls_silent is what others see of it."""
-
-    @rule(job=jobs)
-    def a_deadline_passes(self, job: Job) -> None:
-        key = keyspace.job(0, job.id)
-        self.run(
-            self.link.execute("HSET", key, "deadline", self.run(self.link.execute("HGET", key, "created")))
+    def _fall_silent(self, age: int) -> None:
+        """One entry looks as if its worker had died. The worker's lease stays: it may come back."""
+        pending = sorted(
+            (entry, key, consumer)
+            for key, lane in self.model.lanes.items()
+            for entry, consumer in lane.pending.items()
         )
-        self.model.jobs[job.id].overdue = True
+        if pending:
+            entry, key, consumer = newest(pending, age)
+            self.run(
+                self.link.execute(
+                    "XCLAIM", key, keyspace.GROUP, consumer, 0, entry, "IDLE", 3_600_000, "JUSTID"
+                )
+            )
+            self.model.idle.add(entry)
 
-    @precondition(lambda self: self.model.delayed)
-    @rule()
-    def delays_pass(self) -> None:
-        for member in self.model.delayed:
-            self.run(self.link.execute("ZADD", keyspace.delayed(0, PROVIDER), 1, member))
-            self.model.delayed[member] = True
+    def promote(self) -> None:
+        self.run(self.delays.promote([PROVIDER]))
 
-    @precondition(lambda self: self.calls)
-    @rule(back=st.integers(0, 60), times=st.integers(1, 2))
-    def an_earlier_call_is_sent_again(self, back: int, times: int) -> None:
-        name, keys, args = self.calls[-1 - back % len(self.calls)]
-        note(f"replayed: {name} {args}")
+    def send_again(self, age: int, times: int) -> None:
+        name, keys, args = newest(self.calls, age)
+        note(f"sent again: {name} {args}")
         for _ in range(times):
             self.run(self.scripts.call(name, keys, *args))
 
