@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -78,9 +77,6 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         )
         await replies.start()
         versions = asyncio.create_task(_hear_revocations(link, keys), name="key-version")
-        # What start-up made lives as long as the process: keep the collector off it.
-        gc.collect()
-        gc.freeze()
         logger.info("api started", channel=replies.channel)
         yield
         versions.cancel()

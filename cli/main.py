@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import sys
 from collections.abc import Coroutine
 from typing import Annotated, Any
@@ -99,6 +100,10 @@ def _ready(settings: Settings) -> str:
 
 
 def _run(main: Coroutine[Any, Any, Any]) -> Any:
+    # What imports made lives as long as the process, and a request leaves no cycles to speak of:
+    # looking for them every 700 objects cost 6 % of its CPU.
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(main)
 
