@@ -15,7 +15,8 @@ run: $(VENV)/.runtime ## Start the broker on its embedded default, with nothing 
 	@exec $(BIN)/headrace up $(ARGS)
 
 test: $(VENV)/.dev $(VENV)-openai-1/.done ## Run the whole test suite on real servers
-	$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos $(ARGS)
+	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
 check: $(VENV)/.dev ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check .

@@ -23,6 +23,7 @@ from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, models
+from api.openapi import describe
 from api.replies import Replies
 from api.unified_v1 import chat, jobs
 from shared import keyspace
@@ -97,6 +98,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         redirect_slashes=False,
     )
     app.state.draining = False
+    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
     for router in (chat_completions, models, chat, jobs, health):
         app.include_router(router.router)
     error_views.install(app)

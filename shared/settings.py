@@ -157,7 +157,7 @@ class Settings(BaseSettings):
     default_provider: str = Field(
         default="openai", validation_alias=AliasChoices("HEADRACE_DEFAULT_PROVIDER", "AI_PROVIDER")
     )
-    """Where a bare model name that no catalogue knows is sent."""
+    """Where a request that names neither provider nor a known model goes, if that provider is self-hosted."""
     faultpoints: str = Field(default="", validation_alias=AliasChoices("HEADRACE_FAULTPOINTS", "FAULTPOINTS"))
     """Test hook: named points at which the process kills itself. Refused in production."""
     metrics_enabled: bool = Field(

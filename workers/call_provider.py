@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 import aiohttp
+from aiohttp.http_exceptions import HttpProcessingError
 
 from shared import faultpoints
 from shared.domain.job import Job, Target
@@ -30,6 +31,18 @@ from workers.transport import Transport
 
 _CHARS_PER_TOKEN: Final = 4
 _MAX_ERROR_BYTES: Final = 65_536
+
+FOREIGN: Final = (
+    aiohttp.ClientError,
+    aiohttp.EofStream,
+    # What the parser finds; aiohttp wraps it where it expects it.
+    HttpProcessingError,
+    OSError,
+    ValueError,
+    EOFError,
+)
+"""All that a call may raise besides its cancellation and our own clocks."""
+_NOT_STREAMS: Final = frozenset({"application/json", "text/html"})
 
 Emit = Callable[[list[bytes]], Awaitable[None]]
 
@@ -132,6 +145,13 @@ async def call_provider(
                     raise profile.dialect.decode_error(
                         response.status, _lower(response.headers), body, profile=profile
                     )
+                if job.stream and response.content_type in _NOT_STREAMS:
+                    # Some say in a plain 200 why there is no stream; any other body is no answer.
+                    body = await _read_capped(response, settings.max_answer_bytes, profile)
+                    profile.dialect.decode_chat(body, profile=profile, target=target)
+                    raise ProviderAnswerInvalid(
+                        f"{profile.name} answered a streamed request without a stream.", provider=profile.id
+                    )
                 if job.stream:
                     decoder = profile.dialect.open_stream(
                         target=target, profile=profile, include_usage=job.include_usage
@@ -162,7 +182,7 @@ async def call_provider(
     except aiohttp.ClientConnectorError as exc:
         progress.sent = False
         raise map_foreign(exc, profile) from exc
-    except (aiohttp.ClientError, OSError, ssl.SSLError, ValueError, EOFError) as exc:
+    except FOREIGN as exc:
         raise map_foreign(exc, profile) from exc
 
 
@@ -176,7 +196,7 @@ def map_foreign(exc: BaseException, profile: ProviderProfile) -> ProviderError:
         return ProviderUnavailable(f"{profile.name} could not be connected to.", provider=profile.id)
     if isinstance(exc, aiohttp.ClientPayloadError):
         return ProviderUnavailable(f"{profile.name} cut its answer short.", provider=profile.id)
-    if isinstance(exc, aiohttp.ClientResponseError | aiohttp.InvalidURL | ValueError):
+    if isinstance(exc, aiohttp.ClientResponseError | HttpProcessingError | aiohttp.InvalidURL | ValueError):
         return ProviderAnswerInvalid(
             f"{profile.name} answered with something that is not HTTP.", provider=profile.id
         )

@@ -126,6 +126,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             emit=emit,
         )
     except BrokerError as error:
+        error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
     faultpoints.hit("W6")

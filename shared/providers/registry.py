@@ -43,6 +43,11 @@ class Registry:
             )
         return profile
 
+    def has_address(self, provider_id: str) -> bool:
+        """Whether there is such a provider and its base URL is known."""
+        profile = self.profiles.get(provider_id)
+        return profile is not None and bool(profile.base_url)
+
     def configured(self) -> list[str]:
         """Ids of providers that could be called: an address, and a credential where one is required.
 

@@ -24,28 +24,30 @@ def resolve(
     3. a name of the catalogue: the provider it belongs to
     4. a name another endpoint's operator listed
     5. any other name: the default provider, if it serves models of its operator's choosing
+
+    Providers whose address nobody configured count as not there.
     """
     catalogue = catalogue or load_catalogue()
     if len(name) <= MAX_NAME_CHARS:
         provider, slash, model = name.partition("/")
-        if slash and model and provider in providers.profiles:
+        if slash and model and providers.has_address(provider):
             return Target(provider, model)
         default = providers.profiles.get(default_provider)
         if default is not None and name in default.models:
             return Target(default.id, name)
         known = catalogue.find(name) if not slash else None
-        if known is not None and known.provider in providers.profiles:
+        if known is not None and providers.has_address(known.provider):
             return Target(known.provider, name)
         for profile in providers.profiles.values():
             if name in profile.models:
                 return Target(profile.id, name)
-        if default is not None and default.self_hosted and name:
+        if default is not None and default.self_hosted and default.base_url and name:
             return Target(default.id, name)
     raise _not_found(name[:MAX_NAME_CHARS], providers, catalogue)
 
 
 def _not_found(name: str, providers: Registry, catalogue: Catalogue) -> ModelNotFound:
-    served = [model.id for model in catalogue.models() if model.provider in providers.profiles]
+    served = [model.id for model in catalogue.models() if providers.has_address(model.provider)]
     served += [model for profile in providers.profiles.values() for model in profile.models]
     # Someone who wrote `opnai/gpt-4o` means the second half.
     wanted = {name.lower(), name.rpartition("/")[2].lower()}

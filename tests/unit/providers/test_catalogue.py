@@ -18,7 +18,8 @@ CATALOGUE = load_catalogue()
 LAB = replace(
     vllm.PROFILE, id="lab", base_url="https://lab.example/v1", models=("phi-4", "org/mistral-7b", "gpt-4o")
 )
-PROVIDERS = Registry([openai.PROFILE, anthropic.PROFILE, vllm.PROFILE, LAB])
+GPU = vllm.PROFILE.with_base_url("http://gpu-1:8000/v1")
+PROVIDERS = Registry([openai.PROFILE, anthropic.PROFILE, GPU, LAB])
 
 
 @pytest.mark.parametrize("model", CATALOGUE.models(), ids=lambda model: model.id)
@@ -108,6 +109,14 @@ def test_an_unknown_model_costs_nothing(provider: str, model: str) -> None:
 )
 def test_a_name_leads_to_the_provider_that_serves_it(name: str, default: str, target: Target) -> None:
     assert resolve(name, PROVIDERS, default) == target
+
+
+def test_a_provider_whose_address_nobody_configured_serves_no_model() -> None:
+    nowhere = Registry([BUILT_IN["vllm"]])
+
+    for name in ("vllm/org/model", "org/model"):
+        with pytest.raises(ModelNotFound):
+            resolve(name, nowhere, "vllm")
 
 
 @pytest.mark.parametrize("name", ["gpt-nine", "acme/gpt-4o", "openai/", "", "/", "x" * 10_000, "gpt-4o\n"])

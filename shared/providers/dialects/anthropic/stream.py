@@ -136,6 +136,8 @@ class AnthropicStream:
         if type(delta) is not dict:
             raise self._invalid("is no delta")
         kind = delta.get("type")
+        if type(kind) is not str:
+            raise self._invalid("is no delta")
         if kind in _FRAGMENTS:
             source, field = _FRAGMENTS[kind]
             return self._text(delta.get(source), field)
