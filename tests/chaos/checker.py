@@ -214,6 +214,30 @@ def late_recoveries(kills: Sequence[Kill], *, within: float) -> list[Violation]:
     return found
 
 
+def recovery_seconds(kills: Sequence[Kill]) -> list[float]:
+    """How long each job that exactly one kill met took to run elsewhere, shortest first."""
+    return sorted(
+        at - kill.at for kill in kills for job, at in kill.recovered_at.items() if met_by(kills, job) == 1
+    )
+
+
+def interrupted_by_a_kill(exchange: Exchange, met: int) -> bool:
+    """Whether a kill explains how the stream ended: its caller had read a part, and was told."""
+    told = exchange.ending is Ending.ERROR and exchange.code == "stream_interrupted"
+    return told and len(exchange.events) > 1 and met > 0
+
+
+def explained_by_kills(exchange: Exchange, met: int) -> bool:
+    """The only two ends but an answer that kills may bring, `met` of them having met the job."""
+    was_set_aside = exchange.code == "poison" and met >= MAX_DELIVERIES
+    return was_set_aside or interrupted_by_a_kill(exchange, met)
+
+
+def set_aside(exchanges: Iterable[Exchange]) -> int:
+    """Jobs given up because workers kept dying under them."""
+    return sum(exchange.code == "poison" for exchange in exchanges)
+
+
 def met_by(kills: Sequence[Kill], job: str | None) -> int:
     """How many kills found the job in flight."""
     return sum(job in kill.in_flight for kill in kills)

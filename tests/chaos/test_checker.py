@@ -239,6 +239,35 @@ def test_a_job_that_two_kills_met_may_wait_for_its_turn() -> None:
     assert what(checker.late_recoveries(kills[1:], within=6.0)) == ["late recovery"]
 
 
+def test_recovery_is_measured_on_jobs_that_one_kill_met() -> None:
+    kills = [
+        a_kill(1.0, "j1", "j2", recovered_after=2.0),
+        a_kill(2.0, "j2", "j3", recovered_after=1.0),
+    ]
+
+    assert checker.recovery_seconds(kills) == [1.0, 2.0]
+
+
+def test_a_kill_excuses_only_a_stream_that_was_read_in_part_and_told() -> None:
+    told = StreamEvent(None, '{"error":{"code":"stream_interrupted"}}')
+    stream = a_stream("one", "two", ending=Ending.ERROR)
+    interrupted = replace(stream, code="stream_interrupted", events=(*stream.events, told))
+
+    assert checker.interrupted_by_a_kill(interrupted, 1)
+    assert not checker.interrupted_by_a_kill(interrupted, 0)
+    assert not checker.interrupted_by_a_kill(replace(interrupted, events=(told,)), 1)
+    assert not checker.interrupted_by_a_kill(replace(interrupted, ending=Ending.REFUSED), 1)
+    assert not checker.interrupted_by_a_kill(replace(interrupted, code="provider_timeout"), 1)
+
+
+def test_a_job_is_set_aside_after_three_kills_and_not_before() -> None:
+    poison = an_answer(ending=Ending.REFUSED, status=500, code="poison")
+
+    assert checker.explained_by_kills(poison, 3)
+    assert not checker.explained_by_kills(poison, 2)
+    assert checker.set_aside([poison, an_answer("a-2")]) == 1
+
+
 # ledger
 
 

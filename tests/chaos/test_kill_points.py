@@ -9,7 +9,7 @@ import pytest
 
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
-from tests.chaos.checker import MAX_DELIVERIES, met_by
+from tests.chaos.checker import met_by
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Exchange, History
 from tests.chaos.nemesis import fleet
@@ -46,21 +46,18 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
     jobs = {row.request: row.job for row in history.ledger}
 
     def is_excused(exchange: Exchange) -> bool:
-        met = met_by(history.kills, jobs.get(exchange.name))
-        if exchange.code == "stream_interrupted":
-            return exchange.stream and met > 0
-        return exchange.code == "poison" and met >= MAX_DELIVERIES
+        return checker.explained_by_kills(exchange, met_by(history.kills, jobs.get(exchange.name)))
 
     missed = checker.unanswered(history.exchanges, excused=is_excused)
     count = checker.count_calls(history.calls, history.kills)
-    took = [at - kill.at for kill in history.kills for at in kill.recovered_at.values()]
+    took = checker.recovery_seconds(history.kills)
     size.report(
         f"kill at {point}",
         jobs=len(history.exchanges),
         kills=len(history.kills),
-        met=len(took),
+        met=sum(len(kill.in_flight) for kill in history.kills),
         missing=len(missed),
-        set_aside=sum(e.code == "poison" for e in history.exchanges),
+        set_aside=checker.set_aside(history.exchanges),
         interrupted_streams=sum(e.code == "stream_interrupted" for e in history.exchanges),
         extra_calls=count.extra,
         open_at_kills=count.open_at_kills,
@@ -70,7 +67,7 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
     )
     assert len(history.kills) == len(plan)
     # Jobs that two kills met run one at a time, so that a third meets one of them at most.
-    assert sum(e.code == "poison" for e in history.exchanges) <= len(plan)
+    assert checker.set_aside(history.exchanges) <= len(plan)
     judge(
         [
             *missed,
