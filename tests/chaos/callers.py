@@ -39,9 +39,10 @@ class Script:
 
 @dataclass(frozen=True, slots=True)
 class Manner:
-    """How long answers take, and how many of them are streams."""
+    """How long answers take, how many of them are streams, and how often the provider refuses first."""
 
     streams: float = 0.3
+    refusals: int = 0
     delay_ms: tuple[int, int] = (50, 250)
     chunks: int = 10
     pace_ms: int = 15
@@ -59,6 +60,8 @@ def scripts(prefix: str, rng: random.Random, manner: Manner) -> Iterator[Script]
         cue: dict[str, Any] = {"name": name, "text": text, "before_headers_ms": rng.randint(*manner.delay_ms)}
         if stream:
             cue |= {"chunks": manner.chunks, "between_chunks_ms": manner.pace_ms}
+        if manner.refusals:
+            cue |= {"status": 503, "fail_times": {"key": name, "n": manner.refusals}}
         yield Script(name, stream, text, cue)
 
 

@@ -126,8 +126,10 @@ def _is_error(data: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class CallCount:
-    """`extra`: calls beyond one a job. `open_at_kills`: calls that were open at the provider when
-    their worker died; `unrecorded_at_kills`: answered, but their worker died before it could say so.
+    """`extra`: calls beyond one a job, those aside that the provider refused.
+
+    `open_at_kills`: calls that were open at the provider when their worker died;
+    `unrecorded_at_kills`: answered, but their worker died before it could say so.
     """
 
     calls: int
@@ -150,7 +152,7 @@ def count_calls(calls: Sequence[Call], kills: Sequence[Kill]) -> CallCount:
                 unrecorded += 1
     return CallCount(
         calls=len(calls),
-        extra=len(calls) - len(by_job),
+        extra=sum(map(len, by_job.values())) - len(by_job),
         open_at_kills=open_at_kills,
         unrecorded_at_kills=unrecorded,
     )
@@ -172,9 +174,11 @@ def surplus_calls(calls: Sequence[Call], kills: Sequence[Kill]) -> list[Violatio
 
 
 def _by_job(calls: Iterable[Call]) -> dict[str, list[Call]]:
+    """Without those that the provider refused: trying again is the promise there."""
     by_job: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
-        by_job[call.job].append(call)
+        if not call.refused:
+            by_job[call.job].append(call)
     return by_job
 
 

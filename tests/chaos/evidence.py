@@ -29,7 +29,14 @@ async def gather(stack: Stack, history: History, prefix: str, *, within: float =
         with contextlib.suppress(NeverCame):  # the judge sees what is left
             await eventually(is_settled, "an empty queue", within=within, every=0.05)
         history.calls = [
-            Call(call.cue or "", call.job or "", call.open_at, call.close_at, call.outcome)
+            Call(
+                name=call.cue or "",
+                job=call.job or "",
+                opened_at=call.open_at,
+                closed_at=call.close_at,
+                outcome=call.outcome,
+                refused=call.status is not None and call.status >= 400,
+            )
             for call in stack.calls()
             if (call.cue or "").startswith(prefix)
         ]

@@ -62,13 +62,17 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A provider call from the provider's log; `name` is the exchange it came from."""
+    """A provider call from the provider's log; `name` is the exchange it came from.
+
+    `refused`: the provider answered with an error status.
+    """
 
     name: str
     job: str
     opened_at: float
     closed_at: float | None
     outcome: str | None
+    refused: bool = False
 
 
 @dataclass(slots=True)

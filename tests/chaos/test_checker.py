@@ -175,6 +175,13 @@ def test_an_extra_call_without_a_kill_is_found() -> None:
     assert what(checker.surplus_calls(calls, [a_kill(1.5, "j2")])) == ["extra provider call"]
 
 
+def test_a_call_that_the_provider_refused_may_be_repeated() -> None:
+    refused = replace(a_call("j1", 1.0, 2.0), refused=True)
+
+    assert checker.surplus_calls([refused, a_call("j1", 3.0, 4.0)], []) == []
+    assert checker.count_calls([refused, a_call("j1", 3.0, 4.0)], []).extra == 0
+
+
 def test_a_call_that_a_kill_interrupted_may_be_repeated_once() -> None:
     killed = [a_kill(1.5, "j1")]
     twice = [a_call("j1", 1.0, 1.5, "client_closed"), a_call("j1", 5.0, 6.0)]

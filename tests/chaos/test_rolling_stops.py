@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import time
 from pathlib import Path
 
@@ -14,9 +15,11 @@ from tests.chaos.evidence import gather, judge
 from tests.chaos.history import History
 from tests.chaos.nemesis import consumer_of, held_by, redis_of
 from tests.fakes.eventually import eventually
-from tests.fakes.stack import Process, Stack
+from tests.fakes.stack import FAST, Process, Stack
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
+
+RECOVERY_SECONDS = float(FAST["HEADRACE_QUEUE__LEASE_IDLE_SECONDS"]) + 2
 
 
 async def test_rolling_stops_cost_no_answer_and_no_call(broker: Stack, tmp_path: Path) -> None:
@@ -98,6 +101,40 @@ async def test_a_second_sigterm_hands_running_jobs_to_another_worker(broker: Sta
     assert code == 0
     assert leaving.events("worker stopped")
     assert stopped_in <= 2
+    judge(
+        [
+            *checker.unanswered(history.exchanges),
+            *checker.misread(history.exchanges),
+            *checker.ledger_faults(history.ledger, history.exchanges),
+            *checker.leftovers(history),
+        ],
+        history,
+        tmp_path,
+    )
+
+
+async def test_a_worker_killed_while_it_hands_back_costs_no_answer(broker: Stack, tmp_path: Path) -> None:
+    rng = size.dice("killed while handing back")
+    history = History()
+    asks = scripts("torn", rng, Manner(streams=0, delay_ms=(2000, 2000)))
+
+    leaving = await broker.start_worker(faultpoints=f"W10@{rng.randint(1, 20)}")
+    async with session_of(broker.api_key) as session, asyncio.TaskGroup() as group:
+        waiting = [group.create_task(ask(session, broker.url, next(asks))) for _ in range(20)]
+        await eventually(lambda: _calls(broker, "torn") == 20, "20 open calls")
+        staying = await broker.start_worker()
+        leaving.popen.terminate()
+        await eventually(lambda: leaving.events("worker draining"), "a draining worker")
+        code = await broker.sigterm(leaving)
+        killed_at = time.monotonic()
+        await eventually(lambda: _calls(broker, "torn") == 40, "20 calls again", within=RECOVERY_SECONDS)
+        again_in = time.monotonic() - killed_at
+    history.exchanges = [task.result() for task in waiting]
+    await gather(broker, history, "torn")
+    await broker.sigterm(staying)
+
+    size.report("killed at W10", again_in=round(again_in, 2))
+    assert code == -signal.SIGKILL
     judge(
         [
             *checker.unanswered(history.exchanges),
