@@ -1,7 +1,9 @@
 """Idempotency-Key: the same key of an account on a surface is the same job, for a day.
 
-The job id is derived from the key, so the queue's own rule that an id is accepted once does
-the rest: a second request attaches to the job, running or finished.
+A pointer in Redis says which job the key stands for; the first request to ask decides, and
+the queue's own rule that an id is accepted once does the rest: a second request attaches to
+the job, running or finished. A job that failed in a way that another run may mend is not
+what the key was for: the next request with it runs anew.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from starlette.datastructures import Headers
 
 from shared.domain.job import Surface
 from shared.domain.principal import Principal
+from shared.domain.usage import Outcome
 from shared.errors import BadRequest
-from shared.ids import JobId
+from shared.ids import JobId, new_job_id
+from shared.queue.frames import Result, ResultHead
+from shared.queue.producer import Producer
 
 RETAIN_SECONDS: Final = 86_400.0
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
@@ -33,10 +38,24 @@ def key_of(headers: Headers) -> str | None:
     return key
 
 
-def job_id_for(key: str, principal: Principal, surface: Surface) -> JobId:
-    """The same key of the same account on the same surface is the same job."""
+async def claim_job_id(key: str, principal: Principal, surface: Surface, producer: Producer) -> JobId:
+    """The job that the key stands for; a new one for its first request."""
     scope = f"{principal.account}\n{surface.value}\n{key}".encode()
-    return JobId("job_" + hashlib.sha256(scope).hexdigest()[:32])
+    digest = hashlib.sha256(scope).hexdigest()
+    fresh = new_job_id()
+    held = await producer.claim_key(digest, fresh, instead_of=None, seconds=RETAIN_SECONDS)
+    if held == fresh:
+        return fresh
+    stored = await producer.result(held)
+    if isinstance(stored, Result) and _is_worth_another_run(stored.head):
+        return await producer.claim_key(digest, fresh, instead_of=held, seconds=RETAIN_SECONDS)
+    return held
+
+
+def _is_worth_another_run(head: ResultHead) -> bool:
+    if head.outcome is Outcome.SUCCEEDED:
+        return False
+    return head.outcome is not Outcome.FAILED or head.status == 429 or head.status >= 500
 
 
 def fingerprint_of(document: dict[str, Any], provider: str) -> str:

@@ -43,6 +43,8 @@ from shared.settings import Settings
 _TICK_SECONDS: Final = 0.1
 _WATCH_AFTER_SECONDS: Final = 0.2
 """Requests that answer sooner never pay for a disconnect watcher."""
+_CANCEL_AGAIN_SECONDS: Final = 1.0
+_CLOSE_SECONDS: Final = 2.0
 _BUFFER_BYTES: Final = 1_048_576
 """Events kept for a slow reader; beyond it the reader catches up from the log."""
 
@@ -50,10 +52,13 @@ _BUFFER_BYTES: Final = 1_048_576
 class Reply:
     """What one request hears of its job. Events come in order, once, without gaps."""
 
-    def __init__(self, job: Job, producer: Producer, *, receive: Receive, deadline: float) -> None:
+    def __init__(
+        self, job: Job, producer: Producer, *, receive: Receive, deadline: float, reader: str = ""
+    ) -> None:
         """`deadline`: time.monotonic() at which the caller is told that it took too long."""
         self.job = job
-        self.attach = 0
+        self.reader = reader
+        """Token of this request among the job's readers."""
         self.receive = receive
         self.deadline = deadline
         self.registered_at = self.heard_at = time.monotonic()
@@ -202,6 +207,7 @@ class Replies:
         self._settings = settings
         self._waiting: dict[str, list[Reply]] = {}
         self._departures: set[asyncio.Task[None]] = set()
+        self._closing = asyncio.Event()
         self._rechecking: asyncio.Task[None] | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._also = {name.encode(): hear for name, hear in (also or {}).items()}
@@ -217,14 +223,24 @@ class Replies:
         self._ticker = asyncio.create_task(self._tick_forever(), name="reply-ticker")
 
     async def close(self) -> None:
+        """Departures are told at once, graces or not: what nobody will read is not worth its price."""
+        self._closing.set()
+        if self._departures:
+            await asyncio.wait(self._departures, timeout=_CLOSE_SECONDS)
         tasks = [t for t in (self._ticker, self._rechecking, *self._departures) if t is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.subscription.close()
 
-    def expect(self, job: Job, receive: Receive) -> Reply:
-        reply = Reply(job, self._producer, receive=receive, deadline=time.monotonic() + job.budget_ms / 1000)
+    def expect(self, job: Job, receive: Receive, *, reader: str) -> Reply:
+        reply = Reply(
+            job,
+            self._producer,
+            receive=receive,
+            deadline=time.monotonic() + job.budget_ms / 1000,
+            reader=reader,
+        )
         self._waiting.setdefault(job.id, []).append(reply)
         return reply
 
@@ -238,9 +254,9 @@ class Replies:
         if reply.watcher is not None:
             reply.watcher.cancel()
 
-    def cancel_abandoned(self, reply: Reply, *, after_seconds: float) -> None:
-        """Stop the job unless somebody attaches to it until then."""
-        task = asyncio.create_task(self._cancel_later(reply, after_seconds), name="cancel-abandoned")
+    def leave(self, reply: Reply, *, grace_seconds: float) -> None:
+        """The request is gone before its job's end: stop the job if nobody reads it after the grace."""
+        task = asyncio.create_task(self._leave(reply, grace_seconds), name="leave-job")
         self._departures.add(task)
         task.add_done_callback(self._departures.discard)
 
@@ -277,15 +293,34 @@ class Replies:
         for reply in self._waiting.get(job_id, ()):
             reply.offer(news)
 
-    async def _cancel_later(self, reply: Reply, seconds: float) -> None:
-        await asyncio.sleep(seconds)
+    async def _leave(self, reply: Reply, grace_seconds: float) -> None:
+        """Until Redis has answered, or the job's deadline has ended it anyway."""
         job = reply.job
+        give_up_at = time.monotonic() + job.budget_ms / 1000
+        grace_ends = asyncio.get_running_loop().time() + grace_seconds
+        while time.monotonic() < give_up_at:
+            try:
+                await self._producer.leave(job, reply.reader)
+                if await self._closes_before(grace_ends) and job.stream:
+                    return  # resumed on another process, perhaps
+                status = await self._producer.cancel(job, if_unread=True)
+            except BrokerError as exc:
+                logger.warning("abandoned job not cancelled", job_id=job.id, error=exc.code)
+                if self._closing.is_set():
+                    return
+                await asyncio.sleep(_CANCEL_AGAIN_SECONDS)
+            else:
+                logger.info("abandoned job", job_id=job.id, request_id=job.request_id, status=status)
+                return
+
+    async def _closes_before(self, moment: float) -> bool:
+        """Waits until `moment` (of the loop's clock), or until this process stops."""
         try:
-            status = await self._producer.cancel(job.id, job.account, job=job, if_attached=reply.attach)
-        except BrokerError as exc:
-            logger.warning("abandoned job not cancelled", job_id=job.id, error=exc.code)
-            return
-        logger.info("abandoned job", job_id=job.id, request_id=job.request_id, status=status)
+            async with asyncio.timeout_at(moment):
+                await self._closing.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _tick_forever(self) -> None:
         while True:
@@ -343,6 +378,11 @@ async def _watch_disconnect(reply: Reply) -> None:
         if message["type"] == "http.disconnect":
             reply.fail(ClientDisconnect())
             return
+
+
+def new_reader() -> str:
+    """A token under which a request reads a job."""
+    return os.urandom(6).hex()
 
 
 def failure_of(result: Result, job: Job) -> BrokerError:

@@ -10,14 +10,13 @@ from starlette.responses import Response
 from api.answers import event_stream, job_headers
 from api.departure import Departure
 from api.deps import Broker
-from api.replies import job_id_of
+from api.replies import job_id_of, new_reader
 from api.sse import RenderEvent
 from shared.domain.job import JobState, Surface
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest, NotFound
-from shared.ids import JOB_ID, JobId
+from shared.ids import JOB_ID
 from shared.queue.frames import Result
-from shared.queue.producer import AttachedJob
 
 _RENDERERS: Final[dict[Surface, RenderEvent]] = {}
 
@@ -45,28 +44,17 @@ async def resume(
     if position is None or not JOB_ID.match(position[0]):
         raise InvalidRequest("Last-Event-ID is not one that this API sent.", param="Last-Event-ID")
     job_id, ordinal = position
-    found = await via.producer.attach(job_id, principal.account, reply_to=via.replies.channel)
-    if found is None or (surface is not None and found.job.surface is not surface):
+    reader = new_reader()
+    found = await via.producer.attach(
+        job_id, principal.account, reply_to=via.replies.channel, reader=reader, surface=surface
+    )
+    if found is None:
         raise NotFound("There is no such stream.")
-    return await _read_attached(found, job_id, ordinal, request, via, render)
-
-
-async def _read_attached(
-    found: AttachedJob,
-    job_id: JobId,
-    ordinal: int,
-    request: Request,
-    via: Broker,
-    render: RenderEvent | None,
-) -> Response:
     job = found.job
-    if not job.stream:
-        raise InvalidRequest("This job does not stream.", param="Last-Event-ID")
-    reply = via.replies.expect(job, request.receive)
-    departure = Departure(via, reply, keep_job=False)
+    reply = via.replies.expect(job, request.receive, reader=reader)
+    departure = Departure(via, reply)
     departure.accepted = found.state in {JobState.QUEUED, JobState.RUNNING}
     try:
-        reply.attach = found.attach
         reply.start_after(ordinal)
         # Ended between attaching and registering: the hint is gone, the result is not.
         stored = found.result or await via.producer.result(job_id)

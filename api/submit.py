@@ -18,8 +18,8 @@ from starlette.responses import Response
 from api.answers import event_stream, job_headers, note_result, result_headers
 from api.departure import Departure
 from api.deps import Broker, request_id_of
-from api.idempotency import RETAIN_SECONDS, fingerprint_of, job_id_for, key_of
-from api.replies import Reply
+from api.idempotency import RETAIN_SECONDS, claim_job_id, fingerprint_of, key_of
+from api.replies import Reply, new_reader
 from api.responses import json_response
 from api.resume import resume
 from api.sse import RenderEvent
@@ -65,8 +65,10 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
         )
 
     key = key_of(headers)
+    # Of what the caller asked, so before anything of it is rewritten for the provider.
+    fingerprint = "" if key is None else fingerprint_of(call.document, call.target.provider)
     job = Job(
-        id=new_job_id() if key is None else job_id_for(key, principal, call.surface),
+        id=(new_job_id() if key is None else await claim_job_id(key, principal, call.surface, via.producer)),
         kind=JobKind.CHAT,
         lane=Lane.INTERACTIVE,
         surface=call.surface,
@@ -79,17 +81,18 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
         budget_ms=int(via.settings.api.request_timeout_seconds * 1000),
         body=_canonical_body(call),
     )
-    reply = via.replies.expect(job, request.receive)
-    departure = Departure(via, reply, keep_job=key is not None or headers.get("x-on-disconnect") == "detach")
+    reply = via.replies.expect(job, request.receive, reader=new_reader())
+    departure = Departure(via, reply)
     try:
         accepted = await via.producer.enqueue(
             job,
             reply_to=via.replies.channel,
-            fingerprint="" if key is None else fingerprint_of(call.document, call.target.provider),
+            reader=reply.reader,
+            keep=key is not None or headers.get("x-on-disconnect") == "detach",
+            fingerprint=fingerprint,
             retain_seconds=None if key is None else RETAIN_SECONDS,
         )
         departure.accepted = True
-        reply.attach = accepted.attach
         replayed = False
         if accepted.attached:
             # Somebody's job already: what it said so far is in its log, its result may be there.
@@ -106,10 +109,10 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
             )  # fmt: skip
         result = await reply.outcome()
         body = call.render_body(result)
-    except QueueUnavailable:
+    except QueueUnavailable as error:
         # Its answer may be what was lost: then there is a job that nobody will read.
         departure.accepted = True
-        departure()
+        departure(error)
         raise
     except BaseException:
         departure()

@@ -10,6 +10,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
 | hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL |
 | hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL |
+| hr:{s}:idempotent:<digest> | string | id of the job that an Idempotency-Key stands for | TTL |
 | hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
 | hr:reply:<process> | channel | results and events for one api process | - |
@@ -17,8 +18,8 @@ each transition is one atomic script in Redis Cluster too.
 | hr:revoked | channel | ids of revoked api keys | - |
 | hr:key:<digest> | string | a cached principal, JSON | TTL |
 | hr:key:version | string | counter, raised by each revocation | never |
-| hr:scheduler:alive | string | set while a scheduler runs | TTL |
-| hr:workers | zset | `<consumer>|<provider>` by last beat | the janitor |
+| hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
+| hr:served:<provider> | string | set while some worker serves it | TTL |
 """
 
 from __future__ import annotations
@@ -36,12 +37,11 @@ LEDGER_GROUP: Final = "ledger"
 REVOKED_CHANNEL: Final = "hr:revoked"
 KEY_VERSION: Final = "hr:key:version"
 SCHEDULER_ALIVE: Final = "hr:scheduler:alive"
-WORKERS: Final = "hr:workers"
 
 
-def shard_of(job_id: JobId, shards: int) -> int:
-    """CRC16 (XMODEM, as Redis Cluster uses) of the job id, modulo the number of shards."""
-    return crc_hqx(job_id.encode(), 0) % shards if shards > 1 else 0
+def shard_of(name: str, shards: int) -> int:
+    """CRC16 (XMODEM, as Redis Cluster uses) of a job id or digest, modulo the number of shards."""
+    return crc_hqx(name.encode(), 0) % shards if shards > 1 else 0
 
 
 def lane(shard: int, provider: str, name: Lane) -> str:
@@ -64,6 +64,10 @@ def events(shard: int, job_id: JobId) -> str:
     return f"hr:{{{shard}}}:events:{job_id}"
 
 
+def idempotent(shard: int, digest: str) -> str:
+    return f"hr:{{{shard}}}:idempotent:{digest}"
+
+
 def usage(shard: int) -> str:
     return f"hr:{{{shard}}}:usage"
 
@@ -74,6 +78,10 @@ def usage_rejected(shard: int) -> str:
 
 def reply_channel(process: str) -> str:
     return f"hr:reply:{process}"
+
+
+def served(provider: str) -> str:
+    return f"hr:served:{provider}"
 
 
 def worker_channel(consumer: str) -> str:

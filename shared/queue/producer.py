@@ -11,8 +11,8 @@ from redis.exceptions import OutOfMemoryError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keyspace
-from shared.domain.job import TERMINAL, Job, JobState
-from shared.errors import IdempotencyMismatch, QueueFull, QueueUnavailable
+from shared.domain.job import TERMINAL, Job, JobState, Surface
+from shared.errors import IdempotencyMismatch, InvalidRequest, QueueFull, QueueUnavailable
 from shared.ids import AccountId, JobId
 from shared.queue.frames import EventBatch, Result, ResultHead
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
@@ -25,10 +25,13 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`attach`: how many readers attached to the job after its first."""
+    """`state` of the job that was there already; None when it is new."""
 
-    attached: bool
-    attach: int
+    state: JobState | None
+
+    @property
+    def attached(self) -> bool:
+        return self.state is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,6 @@ class AttachedJob:
     """`result` is None while the job is queued or running."""
 
     job: Job
-    attach: int
     state: JobState
     result: Result | None
 
@@ -49,9 +51,18 @@ class Producer:
         self._retain_ms = int(settings.retain_seconds * 1000)
 
     async def enqueue(
-        self, job: Job, *, reply_to: str, fingerprint: str = "", retain_seconds: float | None = None
+        self,
+        job: Job,
+        *,
+        reply_to: str,
+        reader: str = "",
+        keep: bool = False,
+        fingerprint: str = "",
+        retain_seconds: float | None = None,
     ) -> Accepted:
         """Accepted once this returns. A job id that is known already is attached to, not run again.
+
+        `reader`: token of the request that waits; `keep`: run to the end, also when all readers left.
 
         Raises QueueFull, QueueUnavailable, or IdempotencyMismatch when the id was used for another body.
         """
@@ -69,12 +80,14 @@ class Producer:
             self._settings.max_lane_entries,
             reply_to,
             fingerprint,
+            reader,
+            "1" if keep else "",
         )
         status = answer[0]
         if status == b"queued":
-            return Accepted(attached=False, attach=0)
+            return Accepted(state=None)
         if status == b"attached":
-            return Accepted(attached=True, attach=answer[2])
+            return Accepted(state=JobState(answer[1].decode()))
         if status == b"conflict":
             raise IdempotencyMismatch("This Idempotency-Key was used with a different request body.")
         raise QueueFull(
@@ -82,11 +95,28 @@ class Producer:
             retry_after_seconds=5,
         )
 
-    async def cancel(self, job_id: JobId, account: AccountId, *, job: Job, if_attached: int | None) -> str:
-        """`missing`, `attached`, `cancelled`, `stopping` or `done`.
+    async def claim_key(
+        self, digest: str, job_id: JobId, *, instead_of: JobId | None, seconds: float
+    ) -> JobId:
+        """The job that an Idempotency-Key stands for: `job_id`, unless another one came first.
 
-        `if_attached`: cancel only if nobody attached since that count was read.
+        `instead_of`: a job that ended in a way worth another run.
         """
+        pointer = keyspace.idempotent(keyspace.shard_of(digest, self._settings.shards), digest)
+        held: bytes = await self._call("claim_key", [pointer], job_id, instead_of or "", int(seconds * 1000))
+        return JobId(held.decode())
+
+    async def leave(self, job: Job, reader: str) -> None:
+        """A reader is gone; `cancel(..., if_unread=True)` decides about the job."""
+        shard = keyspace.shard_of(job.id, self._settings.shards)
+        await self._call("leave", [keyspace.job(shard, job.id)], reader)
+
+    async def cancel(self, job: Job, *, if_unread: bool = False) -> str:
+        """`missing`, `kept`, `cancelled`, `stopping` or `done`.
+
+        `if_unread`: only if no reader is left and nobody asked to keep it.
+        """
+        job_id = job.id
         shard = keyspace.shard_of(job_id, self._settings.shards)
         answer = await self._call(
             "cancel",
@@ -97,26 +127,35 @@ class Producer:
                 keyspace.usage(shard),
             ],
             job_id,
-            account,
-            "" if if_attached is None else if_attached,
+            job.account,
+            "1" if if_unread else "",
             self._settings.inline_result_bytes,
             _WORKER_CHANNEL_PREFIX,
         )
         status: bytes = answer[0]
         return status.decode()
 
-    async def attach(self, job_id: JobId, account: AccountId, *, reply_to: str) -> AttachedJob | None:
-        """None when this account has no such job."""
+    async def attach(
+        self, job_id: JobId, account: AccountId, *, reply_to: str, reader: str, surface: Surface | None
+    ) -> AttachedJob | None:
+        """None when this account has no such job on that surface.
+
+        Raises InvalidRequest if it does not stream.
+        """
         shard = keyspace.shard_of(job_id, self._settings.shards)
-        answer = await self._call("attach", [keyspace.job(shard, job_id)], account, reply_to)
+        answer = await self._call(
+            "attach", [keyspace.job(shard, job_id)], account, reply_to, reader, surface or ""
+        )
         if not answer:
             return None
-        state, attach, header, last, head, body = answer
+        if answer[0] == b"no_stream":
+            raise InvalidRequest("This job does not stream.", param="Last-Event-ID")
+        state, header, last, head, body = answer
         job_state = JobState(state.decode())
         result = None
         if job_state in TERMINAL:
             result = Result(ResultHead.from_wire(head), body, int(last or 0))
-        return AttachedJob(Job.from_wire(header, b""), attach, job_state, result)
+        return AttachedJob(Job.from_wire(header, b""), job_state, result)
 
     async def result(self, job_id: JobId) -> Result | JobState | None:
         """The result once there is one, else the state; None when the job is unknown to Redis."""

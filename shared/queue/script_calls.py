@@ -16,11 +16,13 @@ SCRIPTS: Final = (
     "attach",
     "begin",
     "cancel",
+    "claim_key",
     "enqueue",
     "finish",
     "forget_consumer",
     "hand_back",
     "heartbeat",
+    "leave",
     "promote_due",
     "retry_later",
 )

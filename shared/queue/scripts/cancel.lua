@@ -2,17 +2,18 @@
 -- Stop a job. A queued one ends here; its lane entry stays as a tombstone that a worker skips,
 -- because deleting an undelivered entry makes the group's lag unknown and blinds autoscalers.
 -- KEYS: job, lane, events, usage
--- ARGV: id, account, attach count the caller saw ('' = whatever it is), inline_max, worker channel prefix
--- Returns {'missing'} | {'attached'} | {'cancelled'} | {'stopping', consumer} | {'done', state}
-local f = redis.call('HMGET', KEYS[1], 'state', 'account', 'attach', 'consumer')
+-- ARGV: id, account, '1' to stop it only if nobody reads it and it is not kept, inline_max,
+--       worker channel prefix
+-- Returns {'missing'} | {'kept'} | {'cancelled'} | {'stopping', consumer} | {'done', state}
+local f = redis.call('HMGET', KEYS[1], 'state', 'account', 'readers', 'consumer', 'keep')
 if not f[1] or f[2] ~= ARGV[2] then
   return {'missing'}
 end
 if TERMINAL[f[1]] then
   return {'done', f[1]}
 end
-if ARGV[3] ~= '' and f[3] ~= ARGV[3] then
-  return {'attached'}
+if ARGV[3] == '1' and (f[3] ~= '' or f[5] == '1') then
+  return {'kept'}
 end
 local now = now_ms()
 if f[1] == 'running' then

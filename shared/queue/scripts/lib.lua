@@ -7,7 +7,8 @@
 --   deliveries         times handed to a worker that did not give it back: its own deaths, at most
 --   created, deadline  ms of Redis TIME; retain: ms to keep it once it ended
 --   account, print     its owner; fingerprint of an idempotent request, or ''
---   reply, attach      channels of waiting api processes, comma separated; how many attached so far
+--   reply, readers     channels of waiting api processes; tokens of their requests; comma separated
+--   keep               '1' when the job goes on without readers
 --   holder             token of the delivery that runs it; consumer: that worker's name
 --   cancel             '1' once a running job was asked to stop
 --   result_head, result_body, last, finished    how it ended; last: ordinal of its last stream event
@@ -35,6 +36,24 @@ local function result_frame(id, last, head, body, inline_max)
     return 'R' .. id .. '\n' .. last .. '\n' .. head .. '\n'
   end
   return 'r' .. id .. '\n' .. last .. '\n' .. head .. '\n' .. body
+end
+
+-- Comma-separated lists: adding what is there and removing what is not change nothing.
+local function with_item(list, item)
+  if item == '' or string.find(',' .. list .. ',', ',' .. item .. ',', 1, true) then
+    return list
+  end
+  return list == '' and item or (list .. ',' .. item)
+end
+
+local function without_item(list, item)
+  local kept = {}
+  for one in string.gmatch(list, '[^,]+') do
+    if one ~= item then
+      kept[#kept + 1] = one
+    end
+  end
+  return table.concat(kept, ',')
 end
 
 local function drop_entry(lane, entry)
