@@ -9,7 +9,8 @@
     gateway_jobs_in_flight{provider,lane}                 jobs a worker has
 
 Label values come from code and configuration, never from a request: what is not known
-counts as `other`. Each process exports its own numbers; sum them in Prometheus.
+counts as `other`. Each process exports its own numbers; sum them in Prometheus. The gauges of
+the queue are the exception: every api process reads the same ones from Redis, so take the max.
 """
 
 from __future__ import annotations

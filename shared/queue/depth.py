@@ -1,4 +1,7 @@
-"""How much waits where: one function for the metrics, the autoscaler and the status routes."""
+"""How much waits where: one function for the metrics, the autoscaler and the status routes.
+
+Whoever asks gets the same numbers: of several answers take the max, not the sum.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,8 @@ from shared.queue.redis_link import RedisLink
 class LaneDepth:
     """`queued`: jobs no worker has. Delayed retries are not split by lane: they count as standard.
 
-    `in_flight`: handed to workers. `oldest_age_seconds`: of the longest waiting queued job, 0 if none.
+    `in_flight`: handed to workers. What a worker handed back counts here until another takes it.
+    `oldest_age_seconds`: of the longest waiting queued job, 0 if none.
     """
 
     provider: str
