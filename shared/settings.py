@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
@@ -20,6 +20,7 @@ from pydantic import (
     PositiveFloat,
     PositiveInt,
     SecretStr,
+    model_validator,
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -55,9 +56,9 @@ class QueueSettings(_Group):
     shards: PositiveInt = 1
     """Number of hash tags: 1 on a single server, 16 on a cluster. Never change it with jobs queued."""
     heartbeat_seconds: PositiveFloat = 5.0
-    """Every how long a worker renews its leases; a quarter of the idle time."""
+    """Every how long a worker renews its leases and says what it serves; a quarter of the idle time."""
     lease_idle_seconds: PositiveFloat = 20.0
-    """How long a worker may be silent before its jobs go to another."""
+    """How long a worker may be silent before its jobs go to another; at least three heartbeats."""
     sweep_seconds: PositiveFloat = 1.0
     """Every how long (with jitter) a worker with free slots looks for lapsed leases."""
     block_seconds: PositiveFloat = 1.0
@@ -71,6 +72,8 @@ class QueueSettings(_Group):
     """Full jitter: a retry waits a random time up to min(cap, base * 2**attempt)."""
     max_lane_entries: PositiveInt = 100_000
     """Entries in one lane (ready and in flight) above which new jobs answer 503."""
+    unserved_seconds: PositiveFloat = 60.0
+    """How long no worker may have served a provider before its requests answer 503."""
     retain_seconds: PositiveFloat = 3600.0
     """How long a finished job, its result and its event log can be read again."""
     recheck_seconds: PositiveFloat = 2.0
@@ -81,6 +84,16 @@ class QueueSettings(_Group):
     """How long a worker waits for a reply of Redis."""
     inline_result_bytes: PositiveInt = 65_536
     """Results up to this size travel in the published message, larger ones are fetched."""
+
+    @model_validator(mode="after")
+    def _leases_outlive_heartbeats(self) -> Self:
+        """One late heartbeat must not cost a lease: its job would be run, and paid for, twice."""
+        if self.lease_idle_seconds < 3 * self.heartbeat_seconds:
+            raise ValueError(
+                "HEADRACE_QUEUE__LEASE_IDLE_SECONDS must be at least three times "
+                "HEADRACE_QUEUE__HEARTBEAT_SECONDS"
+            )
+        return self
 
 
 class WorkerSettings(_Group):
