@@ -16,6 +16,7 @@ from shared.errors import AuthenticationFailed
 from shared.ids import RequestId
 from shared.providers.catalogue import Catalogue
 from shared.providers.registry import Registry
+from shared.queue.presence import Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
 from shared.settings import Settings
@@ -27,11 +28,20 @@ class Broker:
     link: RedisLink
     producer: Producer
     replies: Replies
+    presence: Presence
     registry: Registry
     catalogue: Catalogue
     keys: KeyLookup
     redis: Redis
     engine: AsyncEngine
+
+    def providers(self) -> list[str]:
+        """What to show as served, of what has an address here: what live workers serve. Where none
+        was seen, what this process is configured for, or all, as it may hold no keys at all.
+        """
+        with_address = [name for name in self.registry.profiles if self.registry.has_address(name)]
+        served = [name for name in self.presence.served() if name in with_address]
+        return served or self.registry.configured() or with_address
 
 
 def broker_of(request: Request) -> Broker:

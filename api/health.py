@@ -55,7 +55,7 @@ async def health(request: Request) -> Response:
             "redis": redis,
             "database": database,
             "inference": {
-                "providers": via.registry.configured(),
+                "providers": via.providers(),
                 "replies": queues,
                 "waiting_requests": via.replies.waiting,
             },

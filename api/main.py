@@ -35,6 +35,7 @@ from shared.observability import metrics
 from shared.providers.catalogue import Catalogue
 from shared.providers.registry import Registry
 from shared.queue.frames import ResultHead
+from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
 from shared.settings import Settings
@@ -59,6 +60,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         engine = create_engine(url_of(settings))
         keys = KeyLookup(redis, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
+        presence = Presence(link, settings.queue, registry.profiles)
         replies = Replies(
             producer,
             redis_url,
@@ -70,6 +72,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             link=link,
             producer=producer,
             replies=replies,
+            presence=presence,
             registry=registry,
             catalogue=Catalogue.load(),
             keys=keys,
@@ -77,11 +80,15 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             engine=engine,
         )
         await replies.start()
-        versions = asyncio.create_task(_hear_revocations(link, keys), name="key-version")
+        polls = [
+            asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
+            asyncio.create_task(_look_for_workers(presence), name="presence"),
+        ]
         logger.info("api started", channel=replies.channel)
         yield
-        versions.cancel()
-        await asyncio.gather(versions, return_exceptions=True)
+        for poll in polls:
+            poll.cancel()
+        await asyncio.gather(*polls, return_exceptions=True)
         await replies.close()
         await keys.aclose()
         await link.close()
@@ -132,6 +139,15 @@ async def _hear_revocations(link: RedisLink, keys: KeyLookup) -> None:
             keys.on_version(int(await link.execute("GET", keyspace.KEY_VERSION) or 0))
         except (RedisError, OSError) as exc:
             logger.debug("key version not read", error=type(exc).__name__)
+
+
+async def _look_for_workers(presence: Presence) -> None:
+    while True:
+        try:
+            await presence.look()
+        except (RedisError, OSError) as exc:
+            logger.debug("presence of workers not read", error=type(exc).__name__)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 class ApiServer(uvicorn.Server):

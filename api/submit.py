@@ -53,8 +53,8 @@ class ChatCall:
 async def submit(call: ChatCall, request: Request, principal: Principal, via: Broker) -> Response:
     """Queue the call as a job and answer with what comes back.
 
-    Raises QueueFull, QueueUnavailable, IdempotencyMismatch, DeadlineExceeded, JobLost, or
-    what the provider answered.
+    Raises NoWorker, QueueFull, QueueUnavailable, IdempotencyMismatch, DeadlineExceeded, JobLost,
+    or what the provider answered.
     """
     headers = request.headers
     request.scope["state"]["provider"] = call.target.provider
@@ -64,6 +64,7 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
             resume_at, request, principal, via, surface=call.surface, render=call.render_event
         )
 
+    via.presence.require(call.target.provider)
     key = key_of(headers)
     # Of what the caller asked, so before anything of it is rewritten for the provider.
     fingerprint = "" if key is None else fingerprint_of(call.document, call.target.provider)

@@ -17,6 +17,7 @@
     ├── Overloaded                    overloaded_error                   503
     │   ├── QueueFull                 overloaded_error / queue_full      503
     │   ├── QueueUnavailable          overloaded_error                   503
+    │   ├── NoWorker                  overloaded_error / no_worker       503
     │   └── JobLost                   overloaded_error / job_lost        503
     ├── DeadlineExceeded              timeout_error                      504
     ├── JobCancelled                  conflict_error / job_cancelled     409
@@ -158,6 +159,12 @@ class QueueFull(Overloaded):
 
 class QueueUnavailable(Overloaded):
     code = "queue_unavailable"
+
+
+class NoWorker(Overloaded):
+    """No worker has served the provider for `unserved_seconds`: a job would only wait in vain."""
+
+    code = "no_worker"
 
 
 class JobLost(Overloaded):

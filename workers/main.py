@@ -19,9 +19,10 @@ from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, consumer_name
 from shared.queue.delays import Delays
+from shared.queue.presence import Presence
 from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
-from shared.settings import Settings
+from shared.settings import QueueSettings, Settings
 from workers.in_flight import InFlight, StopReason
 from workers.run_job import WorkerContext, run_job
 from workers.stream_worker import StreamWorker
@@ -57,6 +58,9 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     async def startup(_: dict[str, Any]) -> None:
         await subscription.start()
         duties.append(asyncio.create_task(_renew_leases(context), name="renew-leases"))
+        duties.append(
+            asyncio.create_task(_announce(Presence(link, queue), queue, providers), name="announce")
+        )
         duties.append(asyncio.create_task(_promote_when_alone(link, settings, providers), name="promote"))
         logger.info("worker started", consumer=consumer.name, providers=list(providers))
 
@@ -148,6 +152,18 @@ async def _renew_leases(context: WorkerContext) -> None:
         for lease, asked in stops:
             reason = StopReason.CANCELLED if asked else StopReason.LOST
             context.in_flight.stop(lease.job.id, reason, fence=lease.fence)
+
+
+async def _announce(presence: Presence, queue: QueueSettings, providers: Sequence[str]) -> None:
+    """From its first moment on, so that the api sees a new worker at its next look."""
+    while True:
+        pause = queue.heartbeat_seconds
+        try:
+            await presence.announce(providers)
+        except (RedisError, OSError) as exc:
+            logger.debug("providers not announced", error=type(exc).__name__)
+            pause = min(pause, 1.0)
+        await asyncio.sleep(pause)
 
 
 async def _promote_when_alone(link: RedisLink, settings: Settings, providers: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ router: Final = APIRouter()
 
 
 def model_cards(via: Broker) -> Iterator[ModelCard]:
-    """What may be asked for by name: catalogue models of configured providers, and listed custom ones."""
-    for provider_id in via.registry.configured():
+    """What may be asked for by name: catalogue models of served providers, and listed custom ones."""
+    for provider_id in via.providers():
         profile = via.registry.get(provider_id)
         known = [model for model in via.catalogue.models() if model.provider == provider_id]
         for model in known:

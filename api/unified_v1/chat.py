@@ -63,7 +63,7 @@ async def chat(request: Request) -> Response:
             raise NotFound(
                 f"There is no provider {provider!r}.",
                 param="provider",
-                details={"available_providers": via.registry.configured()},
+                details={"available_providers": via.providers()},
             )
         name = f"{provider}/{name}"
     target = resolve(name, via.registry, via.settings.default_provider, via.catalogue)
