@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import orjson
+
 from shared.domain.job import TERMINAL, JobState
 from shared.domain.usage import Outcome
 
@@ -31,7 +33,9 @@ class ModelJob:
     holder: str = ""
     consumer: str = ""
     cancel: bool = False
-    attach: int = 0
+    readers: list[str] = field(default_factory=list)
+    keep: bool = False
+    stream: bool = False
     overdue: bool = False
     last: int = 0
     outcome: Outcome | None = None
@@ -39,6 +43,10 @@ class ModelJob:
     @property
     def is_over(self) -> bool:
         return self.state in TERMINAL
+
+    def read_by(self, reader: str) -> None:
+        if reader and reader not in self.readers:
+            self.readers.append(reader)
 
     def listen(self, channel: str) -> None:
         if channel and channel not in self.reply:
@@ -80,29 +88,41 @@ class Model:
         return getattr(self, f"_{script}")(keys, args)
 
     def _enqueue(self, keys: Sequence[str], args: Sequence[str]) -> list[Any]:
-        job_id, _, _, account, budget, _, most, reply, fingerprint = args
+        job_id, header, _, account, budget, _, most, reply, fingerprint, reader, keep = args
         job, lane = self.jobs.get(job_id), self.lanes[keys[1]]
         if job is not None:
             if job.fingerprint != fingerprint:
                 return ["conflict"]
             job.listen(reply)
-            job.attach += 1
-            return ["attached", job.state.value, job.attach]
+            job.read_by(reader)
+            return ["attached", job.state.value]
         if len(lane.entries) >= int(most):
             return ["full", len(lane.entries)]
         job = ModelJob(job_id, keys[1], account, fingerprint, [reply] if reply else [], int(budget))
+        job.stream, job.keep = orjson.loads(header)["stream"], keep == "1"
+        job.read_by(reader)
         self.jobs[job_id] = job
-        return ["queued", "", 0]
+        return ["queued"]
 
     def _attach(self, keys: Sequence[str], args: Sequence[str]) -> list[Any]:
-        account, reply = args
+        account, reply, reader, _ = args
         job = self.jobs.get(keys[0].rsplit(":", 1)[1])
         if job is None or job.account != account:
             return []
+        if not job.stream:
+            return ["no_stream"]
         if not job.is_over:
             job.listen(reply)
-        job.attach += 1
-        return [job.state.value, job.attach]
+            job.read_by(reader)
+        return [job.state.value]
+
+    def _leave(self, keys: Sequence[str], args: Sequence[str]) -> int:
+        job = self.jobs.get(keys[0].rsplit(":", 1)[1])
+        if job is None:
+            return 0
+        if args[0] in job.readers:
+            job.readers.remove(args[0])
+        return len(job.readers)
 
     def _begin(self, keys: Sequence[str], args: Sequence[str]) -> list[Any]:
         job_id, entry, token, consumer, max_deliveries, _ = args
@@ -207,14 +227,14 @@ class Model:
         return 1
 
     def _cancel(self, _: Sequence[str], args: Sequence[str]) -> list[str]:
-        job_id, account, attach, _, _ = args
+        job_id, account, if_unread, _, _ = args
         job = self.jobs.get(job_id)
         if job is None or job.account != account:
             return ["missing"]
         if job.is_over:
             return ["done", job.state.value]
-        if attach not in {"", str(job.attach)}:
-            return ["attached"]
+        if if_unread == "1" and (job.readers or job.keep):
+            return ["kept"]
         if job.state is JobState.RUNNING:
             job.cancel = True
             return ["stopping", job.consumer]
@@ -249,7 +269,7 @@ def essence(script: str, answer: Any) -> Any:
     if script == "begin" and answer[0] == b"run":
         return ["run", answer[1], answer[4], answer[5]]
     if script == "attach":
-        answer = answer[:2]
+        answer = answer[:1]
     if isinstance(answer, list):
         return [part.decode() if isinstance(part, bytes) else part for part in answer]
     return answer

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any, Final, TypeVar
 
 import pytest
@@ -24,7 +25,7 @@ from hypothesis.stateful import (
 from shared import keyspace
 from shared.domain.job import TERMINAL, TRANSITIONS, Job, JobState, Lane
 from shared.domain.usage import Outcome, Settlement
-from shared.errors import IdempotencyMismatch, QueueFull
+from shared.errors import IdempotencyMismatch, InvalidRequest, QueueFull
 from shared.ids import AccountId, JobId
 from shared.queue import depth
 from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
@@ -57,6 +58,7 @@ Call = tuple[str, list[str], tuple[Any, ...]]
 workers = st.integers(0, 2)
 channels = st.sampled_from(["hr:reply:a", "hr:reply:b"])
 fingerprints = st.sampled_from(["", "f"])
+readers = st.sampled_from(["", "r1", "r2"])
 ages = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8])
 
 mostly = st.sampled_from([True, True, True, False])
@@ -70,15 +72,21 @@ def newest(things: list[T], age: int) -> T:
 
 
 ARGUMENTS: Final[dict[str, dict[str, st.SearchStrategy[Any]]]] = {
-    "enqueue": {"lane": st.sampled_from(LANES), "reply_to": channels, "fingerprint": fingerprints},
+    "enqueue": {
+        "lane": st.sampled_from(LANES),
+        "reply_to": channels,
+        "fingerprint": fingerprints,
+        "reader": readers,
+        "keep": st.booleans(),
+        "stream": mostly,
+    },
     "ask": {
         "age": ages,
-        "action": st.sampled_from(
-            ["enqueue", "attach", "look up", "cancel", "cancel if as seen", "cancel if as was"]
-        ),
+        "action": st.sampled_from(["enqueue", "attach", "look up", "cancel", "leave", "cancel if unread"]),
         "account": st.sampled_from([ACME, ACME, ACME, STRANGER]),
         "reply_to": channels,
         "fingerprint": fingerprints,
+        "reader": readers,
     },
     "read": {"worker": workers, "begins": mostly, "count": st.integers(1, 2)},
     "reclaim": {"worker": workers, "begins": mostly, "free": st.integers(1, 3)},
@@ -142,6 +150,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.calls: list[Call] = []
         self.seen: dict[str, dict[str, str]] = {}
         self.appended: dict[str, str] = {}
+        self.offered: dict[str, Job] = {}
         self.jobs: list[Job] = []
         self.deliveries: list[tuple[Consumer, Delivery]] = []
         self.leases: list[tuple[Consumer, Lease]] = []
@@ -179,11 +188,19 @@ class QueueMachine(RuleBasedStateMachine):
 
     # The api
 
-    def enqueue(self, lane: Lane, reply_to: str, fingerprint: str) -> None:
-        job = a_job(job_id=JobId(f"job_{len(self.jobs):032x}"), lane=lane, budget_ms=BUDGET_MS)
+    def enqueue(
+        self, lane: Lane, reply_to: str, fingerprint: str, reader: str, keep: bool, stream: bool
+    ) -> None:
+        job_id = JobId(f"job_{len(self.offered):032x}")
+        job = a_job(job_id=job_id, lane=lane, budget_ms=BUDGET_MS, stream=stream)
+        self.offered[job.id] = job
         is_full = len(self.model.lanes[LANE_KEYS[lane]].entries) >= SETTINGS.max_lane_entries
         try:
-            accepted = self.run(self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint))
+            accepted = self.run(
+                self.producer.enqueue(
+                    job, reply_to=reply_to, fingerprint=fingerprint, reader=reader, keep=keep
+                )
+            )
         except QueueFull:
             assert is_full
         else:
@@ -191,26 +208,39 @@ class QueueMachine(RuleBasedStateMachine):
             assert not accepted.attached
             self.jobs.append(job)
 
-    def ask(self, age: int, action: str, account: AccountId, reply_to: str, fingerprint: str) -> None:
+    def ask(
+        self, age: int, action: str, account: AccountId, reply_to: str, fingerprint: str, reader: str
+    ) -> None:
         job = newest(self.jobs, age)
         known = self.model.jobs[job.id]
         if action == "enqueue":
             other = known.fingerprint != fingerprint
             try:
                 assert self.run(
-                    self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint)
+                    self.producer.enqueue(job, reply_to=reply_to, fingerprint=fingerprint, reader=reader)
                 ).attached
                 assert not other
             except IdempotencyMismatch:
                 assert other
         elif action == "attach":
-            found = self.run(self.producer.attach(job.id, account, reply_to=reply_to))
-            assert (found is None) == (account is STRANGER)
+            self._attach(job, account, reply_to, reader)
         elif action == "look up":
             self._look_up(job, known)
+        elif action == "leave":
+            self.run(self.producer.leave(job, reader))
         else:
-            seen = {"cancel": None, "cancel if as seen": known.attach, "cancel if as was": known.attach - 1}
-            self.run(self.producer.cancel(job.id, account, job=job, if_attached=seen[action]))
+            self.run(
+                self.producer.cancel(replace(job, account=account), if_unread=action == "cancel if unread")
+            )
+
+    def _attach(self, job: Job, account: AccountId, reply_to: str, reader: str) -> None:
+        attaching = self.producer.attach(job.id, account, reply_to=reply_to, reader=reader, surface=None)
+        try:
+            found = self.run(attaching)
+        except InvalidRequest:
+            assert not job.stream
+        else:
+            assert (found is None) == (account is STRANGER)
 
     def _look_up(self, job: Job, known: ModelJob) -> None:
         found = self.run(self.producer.result(job.id))
@@ -227,7 +257,7 @@ class QueueMachine(RuleBasedStateMachine):
         expected = {
             (key, entry) for key, lane in self.model.lanes.items() for entry in lane.undelivered[:count]
         }
-        command = consumer.read_command(tuple(Lane), count=count, block_ms=None)
+        command = consumer.read_command(list(LANE_KEYS.values()), count=count, block_ms=None)
         found = consumer.deliveries(self.run(self.link.execute(*command)))
         assert {(delivery.lane_key, text(delivery.entry)) for delivery in found} == expected
         for delivery in found:
@@ -293,14 +323,8 @@ class QueueMachine(RuleBasedStateMachine):
         except LeaseLost:
             assert not held
         else:
-            assert held or self._is_replayed(action)
-
-    def _is_replayed(self, action: str) -> bool:
-        """The last call was accepted for a lease that is over: only as the repetition of one that was."""
-        name, _, args = self.calls[-1]
-        same = [call for call in self.calls[:-1] if call[0] == name and call[2][:2] == args[:2]]
-        # An end told by a script itself is taken for a repetition too, when it is the same end.
-        return bool(same) or action in {"fail", "cancel"}
+            # Also the repetition of a call that ended the lease; never one that came after another begin.
+            assert job.fence == lease.fence
 
     async def _finish(
         self, consumer: Consumer, lease: Lease, state: JobState, *, body: bytes, tail: list[bytes]
@@ -362,6 +386,9 @@ class QueueMachine(RuleBasedStateMachine):
         note(f"sent again: {name} {args}")
         for _ in range(times):
             self.run(self.scripts.call(name, keys, *args))
+        # What a full lane had refused may be taken now.
+        known = {job.id for job in self.jobs}
+        self.jobs += [self.offered[job_id] for job_id in self.model.jobs if job_id not in known]
 
     # What must always hold
 
@@ -395,11 +422,12 @@ class QueueMachine(RuleBasedStateMachine):
             "entry": job.entry,
             "attempts": str(job.attempts),
             "deliveries": str(job.deliveries),
-            "attach": str(job.attach),
+            "readers": ",".join(job.readers),
+            "keep": "1" if job.keep else "",
             "reply": ",".join(job.reply),
             "cancel": "1" if job.cancel else "",
         } == {name: fields.get(name, "") for name in (
-            "state", "fence", "entry", "attempts", "deliveries", "attach", "reply", "cancel"
+            "state", "fence", "entry", "attempts", "deliveries", "readers", "keep", "reply", "cancel"
         )}  # fmt: skip
 
     def _check_history(self, job_id: str, now: dict[str, str]) -> None:
