@@ -61,7 +61,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         duties.append(
             asyncio.create_task(_announce(Presence(link, queue), queue, providers), name="announce")
         )
-        duties.append(asyncio.create_task(_promote_when_alone(link, settings, providers), name="promote"))
+        duties.append(asyncio.create_task(_promote_unscheduled(link, settings, providers), name="promote"))
         logger.info("worker started", consumer=consumer.name, providers=list(providers))
 
     async def shutdown(_: dict[str, Any]) -> None:
@@ -166,13 +166,12 @@ async def _announce(presence: Presence, queue: QueueSettings, providers: Sequenc
         await asyncio.sleep(pause)
 
 
-async def _promote_when_alone(link: RedisLink, settings: Settings, providers: Sequence[str]) -> None:
-    """Retries come due even while no scheduler lives."""
+async def _promote_unscheduled(link: RedisLink, settings: Settings, providers: Sequence[str]) -> None:
+    """Retries come due even where no scheduler promotes them."""
     delays = Delays(link, shards=settings.queue.shards)
     while True:
         await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         try:
-            if not await link.execute("EXISTS", keyspace.SCHEDULER_ALIVE):
-                await delays.promote(providers)
+            await delays.promote_unscheduled(providers)
         except (RedisError, OSError) as exc:
             logger.debug("promotion skipped", error=type(exc).__name__)

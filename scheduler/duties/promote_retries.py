@@ -9,22 +9,19 @@ from typing import Final
 from loguru import logger
 from redis.exceptions import RedisError
 
-from shared import keyspace
 from shared.queue.delays import Delays
 from shared.queue.redis_link import RedisLink
 
 _EVERY_SECONDS: Final = 0.1
-_ALIVE_SECONDS: Final = 3
 
 
 async def promote_retries(link: RedisLink, providers: Sequence[str], *, shards: int) -> None:
-    """For ever. Says that a scheduler lives, so that workers leave this to it."""
+    """For ever. Says which providers it promotes, so that workers leave those to it."""
     delays = Delays(link, shards=shards)
     failures = 0
     while True:
         try:
-            await link.execute("SET", keyspace.SCHEDULER_ALIVE, "1", "EX", _ALIVE_SECONDS)
-            await delays.promote(providers)
+            await delays.promote_as_scheduler(providers)
             failures = 0
         except (RedisError, OSError) as exc:
             failures += 1

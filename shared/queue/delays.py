@@ -1,4 +1,8 @@
-"""Delayed jobs: back into their lanes when due. Run by the scheduler, by workers while there is none."""
+"""Delayed jobs: back into their lanes when due.
+
+The scheduler does it for the providers it knows and says for which. Workers do it for those of
+their own that no scheduler names: because there is none, or it was configured without them.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 
 _BATCH: Final = 500
+_SCHEDULED_SECONDS: Final = 3
 
 
 class Delays:
@@ -47,6 +52,23 @@ class Delays:
                 args += [member, job_id]
             moved += await self._scripts.call("promote_due", keys, *args)
         return moved
+
+    async def promote_as_scheduler(self, providers: Sequence[str]) -> int:
+        """The same, and workers may leave these providers alone for three seconds: only now, as a
+        scheduler that cannot promote must not keep them from it.
+        """
+        moved = await self.promote(providers)
+        await self._link.execute(
+            "SET", keyspace.SCHEDULER_ALIVE, ",".join(providers), "EX", _SCHEDULED_SECONDS
+        )
+        return moved
+
+    async def promote_unscheduled(self, providers: Sequence[str]) -> int:
+        """The same, for those of `providers` that no scheduler promotes."""
+        named: bytes | None = await self._link.execute("GET", keyspace.SCHEDULER_ALIVE)
+        scheduled = set() if named is None else set(named.decode().split(","))
+        left = [provider for provider in providers if provider not in scheduled]
+        return await self.promote(left) if left else 0
 
     async def _now_ms(self) -> int:
         seconds, micros = await self._link.execute("TIME")

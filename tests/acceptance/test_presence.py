@@ -14,7 +14,7 @@ from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack
 from tests.integration.queue.support import open_link
 
-NO_KEYS = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
+NO_KEYS: dict[str, Any] = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
 
 
 def chat(provider: str = "openai") -> dict[str, Any]:
