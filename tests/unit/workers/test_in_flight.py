@@ -70,18 +70,42 @@ async def test_an_older_fence_stops_nobody() -> None:
     assert await task is StopReason.LOST
 
 
-async def test_a_job_that_came_back_to_its_own_worker_stays_tracked_when_its_first_run_ends() -> None:
+async def test_a_job_that_came_back_to_its_own_worker_stops_its_first_run_and_stays_tracked() -> None:
     in_flight, first = InFlight(), a_lease(fence=1)
     second = a_lease(job_id=first.job.id, fence=2)
     old = await flying(in_flight, first)
     new = await flying(in_flight, second)
 
-    old.cancel()
-    assert await old is None
+    assert await old is StopReason.LOST
 
     assert in_flight.leases() == [second]
     new.cancel()
-    await new
+    assert await new is None
+
+
+async def test_a_late_start_under_an_older_fence_stops_no_newer_run() -> None:
+    in_flight, second = InFlight(), a_lease(fence=2)
+    new = await flying(in_flight, second)
+
+    old = await flying(in_flight, a_lease(job_id=second.job.id, fence=1))
+
+    assert not new.cancelling()
+    assert len(in_flight.leases()) == 2
+    in_flight.stop(second.job.id, StopReason.CANCELLED)
+    assert [await old, await new] == [StopReason.CANCELLED] * 2
+
+
+async def test_a_lost_lease_stops_its_own_run_only() -> None:
+    in_flight, second = InFlight(), a_lease(fence=2)
+    new = await flying(in_flight, second)
+    old = await flying(in_flight, a_lease(job_id=second.job.id, fence=1))
+
+    in_flight.stop(second.job.id, StopReason.LOST, fence=1)
+
+    assert await old is StopReason.LOST
+    assert not new.cancelling()
+    in_flight.stop(second.job.id, StopReason.CANCELLED)
+    assert await new is StopReason.CANCELLED
 
 
 async def test_an_unknown_job_is_nobodys_business() -> None:
