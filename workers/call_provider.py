@@ -27,9 +27,9 @@ from shared.providers.dialect import StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseReader
 from shared.settings import ProviderSettings
+from workers.estimate import prompt_tokens, tokens_of
 from workers.transport import Transport
 
-_CHARS_PER_TOKEN: Final = 4
 _MAX_ERROR_BYTES: Final = 65_536
 
 FOREIGN: Final = (
@@ -75,15 +75,15 @@ class CallProgress:
             return None
         return int((self.first_byte_at - self.started_at) * 1000)
 
-    def usage_or_estimate(self, request_chars: int) -> Usage:
-        """As the provider counted, else four characters a token for what went out and came back."""
+    def usage_or_estimate(self, body: bytes) -> Usage:
+        """As the provider counted, else an estimate from the request `body` and what came back."""
         if self.usage is not None:
             return self.usage
         if not self.sent:
             return Usage()
         return Usage(
-            prompt_tokens=-(-request_chars // _CHARS_PER_TOKEN),
-            completion_tokens=-(-self.text_chars // _CHARS_PER_TOKEN),
+            prompt_tokens=prompt_tokens(body),
+            completion_tokens=tokens_of(self.text_chars),
             estimated=True,
         )
 
