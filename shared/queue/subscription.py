@@ -20,6 +20,28 @@ _PING_SECONDS: Final = 5.0
 _BACKOFF_CAP_SECONDS: Final = 2.0
 
 
+class _Connection:
+    """One connection, or the try to get it. What it says counts while it is the current one."""
+
+    def __init__(self) -> None:
+        self.protocol: RespProtocol | None = None
+        self.confirmed = 0
+        """Channels the server has confirmed."""
+        self.heard = False
+        self.settled = asyncio.Event()
+        """Every channel is confirmed, or the connection is lost."""
+        self.lost = asyncio.Event()
+
+    def write(self, data: bytes) -> None:
+        if self.protocol is None or self.protocol.transport is None:
+            raise ConnectionError("connection to Redis lost")
+        self.protocol.transport.write(data)
+
+    def abort(self) -> None:
+        if self.protocol is not None and self.protocol.transport is not None:
+            self.protocol.transport.abort()
+
+
 class Subscription:
     """`on_message(channel, payload)` runs inside the socket callback: it must be quick and never raise."""
 
@@ -35,11 +57,8 @@ class Subscription:
         self._channels = tuple(channels)
         self._on_message = on_message
         self._on_subscribed = on_subscribed
-        self._protocol: RespProtocol | None = None
-        self._lost = asyncio.Event()
+        self._current: _Connection | None = None
         self._ready = asyncio.Event()
-        self._confirmed = 0
-        self._heard = False
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -57,17 +76,15 @@ class Subscription:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        if self._protocol is not None and self._protocol.transport is not None:
-            self._protocol.transport.abort()
 
     async def _run(self) -> None:
         failures = 0
         while True:
             try:
                 async with asyncio.timeout(_PING_SECONDS):
-                    await self._open()
+                    connection = await self._open()
                 failures = 0
-                await self._watch()
+                await self._watch(connection)
                 logger.warning("subscription lost", redis=redacted(self._url))
             except (OSError, RedisError, TimeoutError) as exc:
                 failures += 1
@@ -75,61 +92,62 @@ class Subscription:
                     logger.warning(
                         "subscription cannot connect", redis=redacted(self._url), error=type(exc).__name__
                     )
-            self._ready.clear()
+            finally:
+                # A frozen server subscribes, once it runs again, every connection left open to it.
+                self._drop()
             pause = min(_BACKOFF_CAP_SECONDS, 0.02 * 2 ** min(failures, 10))
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311 - jitter
 
-    async def _open(self) -> None:
-        self._lost.clear()
-        self._confirmed = 0
-        protocol = await open_connection(self._url, self._on_reply, self._on_lost)
-        self._protocol = protocol
-        if protocol.transport is None:
-            raise ConnectionError("lost while connecting")
-        protocol.transport.write(
-            b"".join([*handshake_commands(self._url), pack("SUBSCRIBE", *self._channels)])
+    async def _open(self) -> _Connection:
+        self._current = connection = _Connection()
+        connection.protocol = await open_connection(
+            self._url,
+            lambda reply: self._on_reply(connection, reply),
+            lambda _: self._on_lost(connection),
         )
-        ready = asyncio.create_task(self._ready.wait())
-        lost = asyncio.create_task(self._lost.wait())
-        try:
-            await asyncio.wait({ready, lost}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            ready.cancel()
-            lost.cancel()
-        if not self._ready.is_set():
+        connection.write(b"".join([*handshake_commands(self._url), pack("SUBSCRIBE", *self._channels)]))
+        await connection.settled.wait()
+        if connection.lost.is_set():
             raise ConnectionError("refused")
+        return connection
 
-    async def _watch(self) -> None:
+    async def _watch(self, connection: _Connection) -> None:
         """Until the connection is lost, or has been silent for two pings."""
         silent = 0
-        while not self._lost.is_set():
-            self._heard = False
+        while not connection.lost.is_set():
+            connection.heard = False
             try:
                 async with asyncio.timeout(_PING_SECONDS):
-                    await self._lost.wait()
+                    await connection.lost.wait()
             except TimeoutError:
-                silent = 0 if self._heard else silent + 1
-                protocol = self._protocol
-                if protocol is None or protocol.transport is None:
-                    return
+                silent = 0 if connection.heard else silent + 1
                 if silent >= 2:
-                    protocol.transport.abort()
                     return
-                protocol.transport.write(pack("PING"))
+                connection.write(pack("PING"))
 
-    def _on_lost(self, protocol: RespProtocol) -> None:
-        if protocol is self._protocol:
+    def _drop(self) -> None:
+        connection, self._current = self._current, None
+        self._ready.clear()
+        if connection is not None:
+            connection.abort()
+
+    def _on_lost(self, connection: _Connection) -> None:
+        connection.lost.set()
+        connection.settled.set()
+        if connection is self._current:
             self._ready.clear()
-            self._lost.set()
 
-    def _on_reply(self, reply: Any) -> None:
-        self._heard = True
+    def _on_reply(self, connection: _Connection, reply: Any) -> None:
+        if connection is not self._current:
+            return
+        connection.heard = True
         if not isinstance(reply, list):
             return  # replies to the handshake; an error closes the connection soon enough
         if reply[0] == b"message":
             self._on_message(reply[1], reply[2])
         elif reply[0] == b"subscribe":
-            self._confirmed += 1
-            if self._confirmed == len(self._channels):
+            connection.confirmed += 1
+            if connection.confirmed == len(self._channels):
+                connection.settled.set()
                 self._ready.set()
                 self._on_subscribed()
