@@ -8,8 +8,9 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from arq.connections import RedisSettings
+from arq.connections import ArqRedis
 from loguru import logger
+from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
@@ -87,7 +88,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         read_link=read_link,
         queue=queue,
         slots=settings.worker.slots,
-        redis_settings=RedisSettings.from_dsn(redis_url),
+        redis_pool=arq_pool(redis_url, timeout=queue.worker_timeout_seconds),
         drain_seconds=settings.worker.drain_seconds,
         on_startup=startup,
         on_shutdown=shutdown,
@@ -103,6 +104,14 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except RedisError as exc:
             logger.warning("worker closed without Redis", error=type(exc).__name__)
     logger.info("worker stopped", consumer=consumer.name)
+
+
+def arq_pool(redis_url: str, *, timeout: float) -> ArqRedis:
+    """arq's own connections, on which it awaits no reply for longer than `timeout` seconds."""
+    pool: ConnectionPool = ConnectionPool.from_url(
+        redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
+    )
+    return ArqRedis(connection_pool=pool)
 
 
 def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:

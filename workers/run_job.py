@@ -75,8 +75,7 @@ async def _run(ctx: WorkerContext, delivery: Delivery) -> None:
         logger.warning("job envelope not understood", job_id=delivery.job_id, reason=str(exc))
         return
     except asyncio.CancelledError:
-        await _quietly(ctx.consumer.release(delivery))
-        return
+        return  # given back already
     except RedisError as exc:
         logger.warning("job not begun", job_id=delivery.job_id, error=type(exc).__name__)
         return

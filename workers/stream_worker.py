@@ -16,12 +16,11 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import arq
-from arq.connections import RedisSettings
+from arq.connections import ArqRedis
 from loguru import logger
 from redis.exceptions import RedisError, ResponseError
 
 from shared import faultpoints
-from shared.domain.job import Lane
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
@@ -40,16 +39,19 @@ class StreamWorker(arq.Worker):
         read_link: RedisLink,
         queue: QueueSettings,
         slots: int,
-        redis_settings: RedisSettings,
+        redis_pool: ArqRedis,
         drain_seconds: float,
         **hooks: Any,
     ) -> None:
-        """`read_link` serves blocking reads alone; its timeout must exceed `queue.block_seconds`."""
+        """`read_link` serves blocking reads alone; its timeout must exceed `queue.block_seconds`.
+
+        `redis_pool`: arq's own connections. With timeouts, or a Redis that hangs hangs the shutdown.
+        """
         super().__init__(
             functions=[arq.func(run_job, name="run_job")],  # type: ignore[arg-type]
             queue_name=f"hr:arq:{consumer.name}",
             health_check_key=f"hr:health:{consumer.name}",
-            redis_settings=redis_settings,
+            redis_pool=redis_pool,
             max_jobs=slots,
             poll_delay=0,
             job_completion_wait=int(drain_seconds),
@@ -64,8 +66,11 @@ class StreamWorker(arq.Worker):
         self._slot_freed = asyncio.Event()
         self._running = 0
         self._next_sweep = 0.0
-        self._read_connections = 0
+        self._sweep_connections = 0
         self._failures = 0
+        self._turn = 0
+        self._may_be_backlog = True
+        self._unbegun: list[Delivery] = []
 
     async def _poll_iteration(self) -> None:
         if not self.allow_pick_jobs:
@@ -93,7 +98,14 @@ class StreamWorker(arq.Worker):
     async def close(self) -> None:
         """arq's own would stop at the first task that ends in its cancellation, such as the reader."""
         await asyncio.gather(*self.tasks.values(), return_exceptions=True)
-        await super().close()
+        await self._release(self._unbegun)
+        try:
+            await super().close()
+        except (RedisError, OSError):
+            # Without Redis it stops at its health key, one line before the hook.
+            if self.on_shutdown:
+                await self.on_shutdown(self.ctx)
+            raise
 
     async def _restore_groups(self, error: BaseException) -> None:
         if isinstance(error, ResponseError) and "NOGROUP" in str(error):
@@ -104,68 +116,99 @@ class StreamWorker(arq.Worker):
 
     async def _read_until_stopped(self) -> None:
         while self.allow_pick_jobs:
-            free = self._slots - self._running
-            if free <= 0:
+            if self._free <= 0:
+                self._may_be_backlog = True
                 self._slot_freed.clear()
                 await self._slot_freed.wait()
                 continue
             if time.monotonic() >= self._next_sweep:
-                await self._sweep(free)
-                free = self._slots - self._running
-                if free <= 0:
+                await self._sweep(self._free)
+                if self._free <= 0:
                     continue
-            for delivery in await self._read(free):
-                self._start(delivery)
+            await self._read()
             self._failures = 0
+
+    @property
+    def _free(self) -> int:
+        return self._slots - self._running
 
     async def _sweep(self, free: int) -> None:
         """Take over what silent workers left."""
         self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311
-        if self._read_link.connections != self._read_connections:
+        # Asked of the link that reclaims, and once it is up: another one may reconnect sooner or later.
+        connections = await self._consumer.connections()
+        if connections != self._sweep_connections:
             # The server was away, so nobody could renew: give every worker time to, first.
-            known, self._read_connections = self._read_connections, self._read_link.connections
+            known, self._sweep_connections = self._sweep_connections, connections
             if known:
                 self._next_sweep = time.monotonic() + 1.5 * self._queue.heartbeat_seconds
                 return
-        for delivery in await self._consumer.reclaim(free):
+        for delivery in await self._take(self._consumer.reclaim(free), keep=free):
             logger.info("job reclaimed", job_id=delivery.job_id, provider=delivery.provider)
             faultpoints.hit("W11")
             self._start(delivery)
 
-    async def _read(self, free: int) -> list[Delivery]:
-        """At most `free` deliveries, higher lanes first; waits up to `block_seconds` for one."""
-        lanes = list(Lane)
-        streams = sum(len(keys) for _, keys in self._consumer.lanes)
-        block_ms = int(self._queue.block_seconds * 1000)
-        if free >= streams:
-            # COUNT holds for each stream, so a share for each cannot exceed what is free.
-            return await self._fetch(lanes, count=free // streams, block_ms=block_ms, keep=free)
-        for lane in lanes:
-            found = await self._fetch([lane], count=1, block_ms=None, keep=free)
-            if found:
-                return found
-        return await self._fetch(lanes, count=1, block_ms=block_ms, keep=free)
+    async def _read(self) -> None:
+        """Start what waits, as far as there are free slots; waits up to `block_seconds` for a first job.
 
-    async def _fetch(
-        self, lanes: list[Lane], *, count: int, block_ms: int | None, keep: int
-    ) -> list[Delivery]:
-        command = self._consumer.read_command(lanes, count=count, block_ms=block_ms)
-        read = asyncio.ensure_future(self._read_link.execute(*command))
+        A backlog is read one stream at a time, higher lanes first, the providers of a lane in turn.
+        COUNT holds for each stream, so one read of all would give the lower lanes a share of the slots.
+        """
+        lanes = [[key for key, _, _ in streams] for _, streams in self._consumer.lanes]
+        keys = [key for lane in lanes for key in lane]
+        if self._may_be_backlog or self._free < len(keys):
+            self._turn += 1
+            found = 0
+            for lane in lanes:
+                first = self._turn % len(lane) if lane else 0
+                for key in lane[first:] + lane[:first]:
+                    if self._free <= 0 or not self.allow_pick_jobs:
+                        return
+                    found += await self._fetch([key], count=self._free, block_ms=None)
+            if found:
+                return
+        count = max(1, self._free // len(keys))
+        found = await self._fetch(keys, count=count, block_ms=int(self._queue.block_seconds * 1000))
+        # Fewer than COUNT, and no stream can hold more than it gave.
+        self._may_be_backlog = found >= count
+
+    async def _fetch(self, keys: list[str], *, count: int, block_ms: int | None) -> int:
+        """How many were found. More than there are free slots are given back."""
+        command = self._consumer.read_command(keys, count=count, block_ms=block_ms)
+
+        async def read() -> list[Delivery]:
+            return self._consumer.deliveries(await self._read_link.execute(*command))
+
+        deliveries = await self._take(read(), keep=self._free)
+        for delivery in deliveries:
+            self._start(delivery)
+        return len(deliveries)
+
+    async def _take(self, taking: Coroutine[Any, Any, list[Delivery]], *, keep: int) -> list[Delivery]:
+        """At most `keep` of what `taking` brings; the rest is released, and all of it when cancelled.
+
+        Awaited to its end in any case: what a cancelled read had fetched would be stranded.
+        """
+        task = asyncio.ensure_future(taking)
         cancelled = False
-        while not read.done():
+        while not task.done():
             try:
-                await asyncio.shield(read)
+                await asyncio.wait({task})
             except asyncio.CancelledError:
                 cancelled = True
-            except (RedisError, OSError):
-                break
-        found = self._consumer.deliveries(read.result())
-        surplus = found if cancelled else found[keep:]
-        for delivery in surplus:
-            await self._consumer.release(delivery)
+        found = task.result()
+        await self._release(found if cancelled else found[keep:])
         if cancelled:
             raise asyncio.CancelledError
         return found[:keep]
+
+    async def _release(self, deliveries: list[Delivery]) -> None:
+        answers = await asyncio.gather(
+            *(self._consumer.release(delivery) for delivery in deliveries), return_exceptions=True
+        )
+        failed = [answer for answer in answers if isinstance(answer, BaseException)]
+        if failed:
+            logger.warning("deliveries not released", jobs=len(failed), error=type(failed[0]).__name__)
 
     def _start(self, delivery: Delivery) -> None:
         self._running += 1
@@ -178,7 +221,10 @@ class StreamWorker(arq.Worker):
             self._slot_freed.set()
             self.tasks.pop(key, None)
             self.jobs_complete += 1
-            if not task.cancelled() and (error := task.exception()) is not None:
+            if task.cancelled():
+                # Before its first step, so that nothing in it could give the job back.
+                self._unbegun.append(delivery)
+            elif (error := task.exception()) is not None:
                 logger.opt(exception=error).error("job task died", job_id=delivery.job_id)
 
         task.add_done_callback(done)

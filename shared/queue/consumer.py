@@ -16,8 +16,11 @@ import random
 import socket
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final
+
+from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
 from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
@@ -130,9 +133,8 @@ class Consumer:
             if isinstance(answer, Exception) and not str(answer).startswith("BUSYGROUP"):
                 raise answer
 
-    def read_command(self, lanes: Sequence[Lane], *, count: int, block_ms: int | None) -> list[RedisArg]:
-        """XREADGROUP over `lanes`; COUNT holds per stream. `block_ms` None: do not wait."""
-        keys = [key for lane, streams in self.lanes if lane in lanes for key, _, _ in streams]
+    def read_command(self, keys: Sequence[str], *, count: int, block_ms: int | None) -> list[RedisArg]:
+        """XREADGROUP over lanes; COUNT holds for each of them. `block_ms` None: do not wait."""
         block: list[RedisArg] = [] if block_ms is None else ["BLOCK", block_ms]
         return [
             "XREADGROUP",
@@ -158,6 +160,11 @@ class Consumer:
                 if fields
             )
         return found
+
+    async def connections(self) -> int:
+        """How often the link that leases and reclaims connected; it is connected now. Raises RedisError."""
+        await self._link.execute("PING")
+        return self._link.connections
 
     async def reclaim(self, free: int) -> list[Delivery]:
         """Up to `free` entries whose worker fell silent. XAUTOCLAIM drops deleted ones from the PEL."""
@@ -191,26 +198,19 @@ class Consumer:
         """None when the job must not run: it is over, expired, poisoned, or somewhere else.
 
         Raises UnknownEnvelope; the job is then left, uncounted, for a worker that can read it.
+        Cancelled, it gives the job back before it raises.
         """
         self._token += 1
-        shard, job_id = delivery.shard, delivery.job_id
-        answer = await self._insist(
-            "begin",
-            [
-                keyspace.job(shard, job_id),
-                delivery.lane_key,
-                keyspace.events(shard, job_id),
-                keyspace.usage(shard),
-                keyspace.dead(shard, delivery.provider),
-            ],
-            job_id,
-            delivery.entry,
-            f"{self.name}.{self._token}",
-            self.name,
-            self._settings.max_deliveries,
-            self._settings.inline_result_bytes,
-            within_seconds=self._settings.lease_idle_seconds,
-        )
+        token = f"{self.name}.{self._token}"
+        try:
+            answer = await self._begin(delivery, token, within_seconds=self._settings.lease_idle_seconds)
+        except asyncio.CancelledError:
+            # The call may have reached the server: the same one again tells, and can be undone.
+            with suppress(RedisError):
+                answer = await self._begin(delivery, token, within_seconds=2)
+                if answer[0] == b"run":
+                    await self._give_back(delivery, answer[1], idle_ms=_A_DAY_MS)
+            raise
         if answer[0] != b"run":
             return None
         _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms = answer
@@ -229,6 +229,26 @@ class Consumer:
             remaining_ms=remaining_ms,
             waited_ms=waited_ms,
             begun_at=time.monotonic(),
+        )
+
+    async def _begin(self, delivery: Delivery, token: str, *, within_seconds: float) -> Any:
+        shard, job_id = delivery.shard, delivery.job_id
+        return await self._insist(
+            "begin",
+            [
+                keyspace.job(shard, job_id),
+                delivery.lane_key,
+                keyspace.events(shard, job_id),
+                keyspace.usage(shard),
+                keyspace.dead(shard, delivery.provider),
+            ],
+            job_id,
+            delivery.entry,
+            token,
+            self.name,
+            self._settings.max_deliveries,
+            self._settings.inline_result_bytes,
+            within_seconds=within_seconds,
         )
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[tuple[Lease, bool]]:
