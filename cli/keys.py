@@ -16,6 +16,7 @@ import typer
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from cli import data_folder
 from cli.configuration import database_url_or_exit, fail, pepper_or_exit, settings_or_exit
 from shared.auth.api_keys import digest, mint, parse
 from shared.auth.revocation import RevocationNotAnnounced, revoke, revoke_row
@@ -113,16 +114,17 @@ def revoke_command(
     key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, key_... as listed.")],
     as_json: Json = False,
 ) -> None:
-    """Revoke an API key, in every running process at once when REDIS_URL is set."""
+    """Revoke an API key, in every running process at once when REDIS_URL is set or `headrace up` runs."""
     settings = settings_or_exit()
     url = database_url_or_exit(settings)
 
     async def work() -> bool:
         async with _database(settings, url) as database:
-            if settings.redis_url is None:
+            redis_url = _redis_url(settings)
+            if redis_url is None:
                 await revoke_row(database, ApiKeyId(key_id), clock=SystemClock())
                 return False
-            async with _redis_or_exit(settings.redis_url.get_secret_value()) as redis:
+            async with _redis_or_exit(redis_url) as redis:
                 await revoke(database, redis, ApiKeyId(key_id), clock=SystemClock(), settings=settings.auth)
             return True
 
@@ -187,14 +189,14 @@ def _read(file: Path) -> str:
 
 
 def _write(file: Path, token: str) -> None:
-    file.touch(mode=0o600)  # before there is anything in it to be read
-    file.write_text(token + "\n")
+    data_folder.write_private(file, token + "\n")
 
 
 @asynccontextmanager
 async def _database(settings: Settings, url: str) -> AsyncIterator[AsyncEngine]:
     """The database, migrated: the embedded one by us, any other by whoever runs it."""
     if settings.database_url is None:
+        data_folder.prepare(settings.data_dir)
         await migrate.upgrade(url)
     elif await migrate.current(url) != migrate.head():
         fail("The database is not at this version's revision. Run: headrace db upgrade")
@@ -203,6 +205,13 @@ async def _database(settings: Settings, url: str) -> AsyncIterator[AsyncEngine]:
         yield engine
     finally:
         await engine.dispose()
+
+
+def _redis_url(settings: Settings) -> str | None:
+    """The setting; on the embedded database, that of the `headrace up` that runs on the data folder."""
+    if settings.redis_url is not None:
+        return settings.redis_url.get_secret_value()
+    return data_folder.running_redis(settings.data_dir) if settings.database_url is None else None
 
 
 def _redis_or_exit(url: str) -> Redis:

@@ -1,17 +1,18 @@
 """`headrace up`: the whole broker as child processes, with nothing to install.
 
     redis-server ─┐
-    scripted      ├─> migrations ─> worker, scheduler, api ─> banner ─> wait
+    scripted      ├─> migrations ─> scheduler, worker, api ─> banner ─> wait
     provider     ─┘
 
-A child that dies is started again; Ctrl-C drains api, then worker, then the rest.
+A child that dies is started again; Ctrl-C drains api, then worker, then the rest. The data folder
+is locked for as long as the supervisor or its Redis lives: two servers on one file would ruin it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
-import secrets
 import signal
 import socket
 import sys
@@ -23,8 +24,9 @@ import httpx
 import typer
 from loguru import logger
 
+from cli import data_folder
 from cli.configuration import PEPPER_FILE
-from cli.embedded_redis import find_redis_server, imitation_command, server_command
+from cli.embedded_redis import NO_REDIS, find_redis_server, server_command
 from cli.keys import ensure_key
 from shared.db import migrate
 from shared.db.engine import url_of
@@ -32,6 +34,8 @@ from shared.settings import Settings, inherited_environment
 
 _READY_SECONDS: Final = 30.0
 _STABLE_SECONDS: Final = 10.0
+_PR_SET_PDEATHSIG: Final = 1
+_libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
 @dataclass(slots=True)
@@ -42,6 +46,8 @@ class Child:
     command: list[str]
     environment: dict[str, str]
     stop_seconds: float
+    inherits: tuple[int, ...] = ()
+    """Descriptors it keeps open."""
     process: asyncio.subprocess.Process | None = None
     restarts: int = 0
     owner: asyncio.Task[None] | None = field(default=None, repr=False)
@@ -77,7 +83,11 @@ class Supervisor:
     async def _spawn(self, child: Child) -> None:
         # A session of its own: Ctrl-C in the terminal is for the supervisor, which drains in order.
         child.process = await asyncio.create_subprocess_exec(
-            *child.command, env=child.environment, start_new_session=True
+            *child.command,
+            env=child.environment,
+            start_new_session=True,
+            pass_fds=child.inherits,
+            preexec_fn=_die_with_parent,
         )
 
     async def _keep(self, child: Child) -> None:
@@ -99,28 +109,40 @@ class Supervisor:
 
 
 async def run(settings: Settings) -> int:
-    """Exit code. Returns after SIGINT or SIGTERM, everything drained."""
+    """Exit code. Returns after SIGINT, SIGTERM or SIGHUP, everything drained."""
     stopped = asyncio.Event()
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         asyncio.get_running_loop().add_signal_handler(signum, stopped.set)
+    server = find_redis_server()
+    if settings.redis_url is None and server is None:
+        typer.echo(NO_REDIS, err=True)
+        return os.EX_UNAVAILABLE
+    folder = settings.data_dir.absolute()
+    data_folder.prepare(folder)
+    held = data_folder.lock(folder)
+    if held is None:
+        typer.echo(
+            f"Another `headrace up` runs on {folder}. Choose another folder: HEADRACE_DATA_DIR", err=True
+        )
+        return os.EX_UNAVAILABLE
     if not _port_is_free(settings.host, settings.port):
         typer.echo(f"Port {settings.port} is in use. Choose another one: PORT=8001", err=True)
         return os.EX_UNAVAILABLE
-    folder = settings.data_dir.absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     environment = inherited_environment()
     database_url = url_of(settings)
     pepper = (
-        settings.key_pepper.get_secret_value() if settings.key_pepper else _kept_secret(folder / PEPPER_FILE)
+        settings.key_pepper.get_secret_value()
+        if settings.key_pepper
+        else data_folder.kept_secret(folder / PEPPER_FILE)
     )
     environment |= {"DATABASE_URL": database_url, "HEADRACE_KEY_PEPPER": pepper}
     supervisor = Supervisor()
     try:
-        environment["REDIS_URL"] = (
-            settings.redis_url.get_secret_value()
-            if settings.redis_url
-            else await _start_redis(supervisor, folder, environment)
-        )
+        if settings.redis_url is not None:
+            environment["REDIS_URL"] = settings.redis_url.get_secret_value()
+        elif server is not None:
+            environment["REDIS_URL"] = await _start_redis(supervisor, folder, server, environment, held)
+        data_folder.announce_redis(folder, environment["REDIS_URL"])
         demo = not _has_provider(settings)
         if demo:
             environment |= await _start_scripted_provider(supervisor, environment)
@@ -129,8 +151,8 @@ async def run(settings: Settings) -> int:
         headrace = [sys.executable, "-m", "cli"]
         drain = settings.worker.drain_seconds
         for name, seconds in (
-            ("worker", drain + 5),
             ("scheduler", 10.0),
+            ("worker", drain + 5),
             ("api", settings.api.drain_seconds + 5),
         ):
             await supervisor.start(Child(name, [*headrace, name], environment, seconds))
@@ -143,19 +165,30 @@ async def run(settings: Settings) -> int:
         return 0
     finally:
         await supervisor.stop()
+        data_folder.withdraw_redis(folder)
+        os.close(held)
 
 
-async def _start_redis(supervisor: Supervisor, folder: Path, environment: dict[str, str]) -> str:
+def _die_with_parent() -> None:
+    """In the child: SIGTERM when the supervisor dies, however it does."""
+    if _libc is not None:
+        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+async def _start_redis(
+    supervisor: Supervisor, folder: Path, server: Path, environment: dict[str, str], held: int
+) -> str:
     port = _free_port()
     data = folder / "redis"
     data.mkdir(exist_ok=True)
-    server = find_redis_server()
-    if server is None:
-        typer.echo("No redis-server found: the queue lives in memory and does not survive a restart.")
-    command = imitation_command(port) if server is None else server_command(server, port=port, folder=data)
-    await supervisor.start(Child("redis", command, environment, 10.0))
+    password = data_folder.kept_secret(folder / "redis-password")
+    configuration = folder / "redis.conf"
+    data_folder.write_private(configuration, f"requirepass {password}\n")
+    command = server_command(server, configuration, port=port, folder=data)
+    # It keeps the lock: after a killed supervisor it may still write while the next one starts.
+    await supervisor.start(Child("redis", command, environment, 10.0, inherits=(held,)))
     await _until_listening(port)
-    return f"redis://127.0.0.1:{port}/0"
+    return f"redis://:{password}@127.0.0.1:{port}/0"
 
 
 async def _start_scripted_provider(supervisor: Supervisor, environment: dict[str, str]) -> dict[str, str]:
@@ -230,11 +263,3 @@ def _free_port() -> int:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def _kept_secret(path: Path) -> str:
-    """Made once, readable by its owner alone."""
-    if not path.exists():
-        path.touch(mode=0o600)
-        path.write_text(secrets.token_urlsafe(48), encoding="ascii")
-    return path.read_text(encoding="ascii")
