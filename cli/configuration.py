@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from typing import Final, NoReturn
 
 import typer
-from pydantic import AliasChoices, ValidationError
+from pydantic import AliasChoices, BaseModel, ValidationError
+from pydantic_settings import SettingsError
+from redis.asyncio.connection import parse_url
 
+from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
 from shared.db.engine import UnusableDatabaseUrl, async_url, url_of
-from shared.settings import Settings, load_settings
+from shared.providers.custom import ProvidersFileInvalid
+from shared.providers.registry import Registry
+from shared.settings import Settings, environment_variable, load_settings
 
 PEPPER_FILE: Final = "key-pepper"
 """Where `headrace up` keeps the pepper it made, in the data folder."""
@@ -26,6 +32,30 @@ def settings_or_exit() -> Settings:
         return load_settings()
     except ValidationError as invalid:
         fail("\n".join(f"{_variable(error['loc'])}: {error['msg']}" for error in invalid.errors()))
+    except SettingsError:
+        fail(f'{" or ".join(_not_json()) or "A setting"}: must be JSON, such as ["a", "b"] for a list.')
+
+
+def check_or_exit(settings: Settings) -> None:
+    """What a process would otherwise trip over once it runs."""
+    database_url_or_exit(settings)
+    if settings.redis_url is not None:
+        try:
+            parse_url(settings.redis_url.get_secret_value())
+        except ValueError:
+            fail("REDIS_URL: must start with redis://, rediss:// or unix://.")
+    try:
+        Registry.from_settings(settings)
+    except ProvidersFileInvalid as invalid:
+        fail(f"HEADRACE_PROVIDERS_FILE: {' '.join(str(invalid).split())}")
+    except ValueError as invalid:
+        fail(" ".join(str(invalid).split()))
+    if settings.faultpoints and settings.environment == "production":
+        fail("FAULTPOINTS is set: it kills processes on purpose, and is refused in production.")
+    try:
+        faultpoints.arm(settings.faultpoints)
+    except ValueError:
+        fail("FAULTPOINTS: must be <point>@<number>, separated by commas.")
 
 
 def database_url_or_exit(settings: Settings) -> str:
@@ -48,6 +78,27 @@ def pepper_or_exit(settings: Settings) -> bytes:
     if len(pepper) < MIN_PEPPER_BYTES:
         fail(f"HEADRACE_KEY_PEPPER is too short: it takes at least {MIN_PEPPER_BYTES} bytes.")
     return pepper
+
+
+def _not_json() -> list[str]:
+    """Variables of lists and groups that do not hold JSON."""
+    names = []
+    for group, field in Settings.model_fields.items():
+        if isinstance(field.default, BaseModel):
+            names.append(f"HEADRACE_{group}".upper())
+            inner = type(field.default).model_fields.items()
+            names += [
+                f"HEADRACE_{group}__{name}".upper() for name, f in inner if isinstance(f.default, tuple)
+            ]
+    return [name for name in names if (value := environment_variable(name)) and not _is_json(value)]
+
+
+def _is_json(value: str) -> bool:
+    try:
+        json.loads(value)
+    except ValueError:
+        return False
+    return True
 
 
 def _variable(loc: tuple[int | str, ...]) -> str:

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 import uvloop
+from loguru import logger
 
 from cli import db, keys, up
-from cli.configuration import fail, pepper_or_exit, settings_or_exit
+from cli.configuration import check_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
@@ -33,6 +34,7 @@ app.add_typer(db.app, name="db", help="The database: upgrade, current.")
 def start_everything() -> None:
     """Run the broker on its embedded default: api, worker, scheduler and what they need."""
     settings = settings_or_exit()
+    check_or_exit(settings)
     configure_logging(settings.log)
     raise typer.Exit(_run(up.run(settings)))
 
@@ -50,7 +52,8 @@ def run_api_process() -> None:
 @app.command("worker")
 def run_worker_process(
     provider: Annotated[
-        list[str] | None, typer.Option(help="Serve this provider's lanes; repeat for several. Default: all.")
+        list[str] | None,
+        typer.Option(help="Serve this provider's lanes; repeat for several. Default: those configured."),
     ] = None,
 ) -> None:
     """Run one worker process."""
@@ -59,8 +62,11 @@ def run_worker_process(
     settings = settings_or_exit()
     redis_url = _ready(settings)
     registry = Registry.from_settings(settings)
-    # Those without a key too: their jobs then fail at once and say so, instead of waiting for nobody.
-    providers = provider or [name for name in registry.profiles if registry.has_address(name)]
+    # Not those without a key: this worker would fail their jobs faster than others can run them.
+    providers = provider or registry.configured()
+    if not providers:
+        providers = [name for name in registry.profiles if registry.has_address(name)]
+        logger.warning("no provider has a key: every job will fail", providers=providers)
     unknown = [name for name in providers if name not in registry.profiles]
     if unknown:
         fail(f"--provider: unknown {', '.join(unknown)}; known are {', '.join(registry.profiles)}")
@@ -94,8 +100,7 @@ def redis_url_or_exit(settings: Settings) -> str:
 
 def _ready(settings: Settings) -> str:
     """Logging on. The Redis URL of a process that cannot start without one."""
-    if settings.faultpoints and settings.environment == "production":
-        fail("FAULTPOINTS is set: it kills processes on purpose, and is refused in production.")
+    check_or_exit(settings)
     configure_logging(settings.log)
     return redis_url_or_exit(settings)
 
