@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -71,8 +72,17 @@ class StreamWorker(arq.Worker):
         self._turn = 0
         self._may_be_backlog = True
         self._unbegun: list[Delivery] = []
+        self._is_stopping = False
+        self.on_stop = self._stop
+
+    def _stop(self, _: signal.Signals) -> None:
+        self._is_stopping = True
 
     async def _poll_iteration(self) -> None:
+        if self._is_stopping:
+            # arq ends its loop by cancelling it, which gets lost where that awaits redis-py: a
+            # cancelled asyncio.wait_for of Python 3.11 returns the result that came with it.
+            raise asyncio.CancelledError
         if not self.allow_pick_jobs:
             await asyncio.sleep(0.05)
             return
