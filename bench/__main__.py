@@ -87,7 +87,10 @@ class Broker:
         if server is None:
             sys.exit("No redis-server: install one, or use Python 3.11 or 3.12 on Linux x86_64.")
         redis_port = _free_port()
-        self._spawn("redis", server_command(server, port=redis_port, folder=self._folder), {})
+        configuration = self._folder / "redis.conf"
+        configuration.touch()
+        command = server_command(server, configuration, port=redis_port, folder=self._folder)
+        self._spawn("redis", command, {})
         self._spawn(
             "provider",
             [sys.executable, "-m", "cli.scripted_provider", "--port", str(self.provider_port)],

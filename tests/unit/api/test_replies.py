@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from starlette.types import Message
 
@@ -84,6 +84,7 @@ async def read_all(reply: Reply, into: list[bytes] | None = None) -> list[bytes]
     return found
 
 
+@settings(deadline=None)
 @given(
     sizes=st.lists(st.integers(1, 5), min_size=1, max_size=10),
     fates=st.lists(st.sampled_from(["heard", "lost", "twice"]), min_size=10, max_size=10),

@@ -1,4 +1,4 @@
-"""A delta in a form that is not Anthropic's ends the stream with an error, never with a text that lacks it."""
+"""A delta that is not Anthropic's ends the stream with an error, never with a text that lacks it."""
 
 from __future__ import annotations
 
