@@ -17,6 +17,7 @@ from api.responses import json_response
 from shared.errors import NotFound
 from shared.observability import metrics
 from shared.queue import depth
+from shared.queue.eviction import EvictionWatch
 
 router: Final = APIRouter(tags=["Operations"])
 
@@ -34,11 +35,14 @@ async def ready(request: Request) -> Response:
     if request.app.state.draining:
         return _answer({"status": "draining"}, 503)
     redis, database = await asyncio.gather(_redis_state(via), _database_state(via))
+    view: dict[str, Any] = {"redis": redis, "database": database}
+    evictions: EvictionWatch = request.app.state.evictions
+    if redis == "connected" and (reason := await evictions.complaint()) is not None:
+        redis = "evicts"
+        view |= {"redis": redis, "reason": reason}
     # The sync path makes no database call, so requests are welcome without one.
     status = "unavailable" if redis != "connected" else _grade(database == "connected")
-    return _answer(
-        {"status": status, "redis": redis, "database": database}, 503 if status == "unavailable" else 200
-    )
+    return _answer({"status": status, **view}, 503 if status == "unavailable" else 200)
 
 
 @router.get("/health", summary="What works")

@@ -34,6 +34,7 @@ from shared.ids import ApiKeyId
 from shared.observability import metrics
 from shared.providers.catalogue import Catalogue
 from shared.providers.registry import Registry
+from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
 from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
@@ -79,6 +80,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             redis=redis,
             engine=engine,
         )
+        app.state.evictions = EvictionWatch(link)
+        await app.state.evictions.complaint()  # at boot for its log line
         await replies.start()
         polls = [
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),

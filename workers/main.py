@@ -20,6 +20,7 @@ from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, consumer_name
 from shared.queue.delays import Delays
+from shared.queue.eviction import EvictionWatch
 from shared.queue.presence import Presence
 from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
@@ -82,6 +83,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         await run_job(context, delivery)
 
     await _wait_for_queue(consumer)
+    await EvictionWatch(link).complaint()  # for its log line
     worker = StreamWorker(
         job,
         consumer=consumer,
