@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import os
 import re
 import shlex
@@ -9,12 +11,17 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+import redis
+
+import cli.up
+from shared.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
 _KEY = re.compile(r"API key: (\S+)")
@@ -77,6 +84,19 @@ def up(folder: Path, port: int) -> Iterator[Up]:
         started.interrupt()
 
 
+def headrace(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY"))}
+    return subprocess.run(
+        [sys.executable, "-m", "cli", *words],
+        cwd=folder,
+        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    )
+
+
 pytestmark = pytest.mark.xdist_group("up")
 
 
@@ -120,6 +140,109 @@ def test_a_child_that_is_killed_is_started_again(up: Up) -> None:
 
     assert answer.status_code == 200
     assert answer.json()["choices"][0]["message"]["content"] == "You said: Hello"
+
+
+def test_a_second_one_on_the_same_folder_says_so_in_one_line(up: Up, folder: Path) -> None:
+    done = headrace("up", folder=folder)
+
+    assert done.returncode == os.EX_UNAVAILABLE
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "Another" in done.stderr
+
+
+def test_its_redis_asks_for_a_password_that_no_command_line_shows(up: Up, folder: Path) -> None:
+    url = (folder / ".headrace" / "redis-url").read_text()
+    password = (folder / ".headrace" / "redis-password").read_text()
+
+    with (
+        redis.Redis.from_url(url.replace(f":{password}@", "")) as stranger,
+        pytest.raises(redis.AuthenticationError),
+    ):
+        stranger.ping()
+    with redis.Redis.from_url(url) as friend:
+        assert friend.ping()
+    assert not any(password in " ".join(child.cmdline()) for child in up.children())
+
+
+def test_others_can_read_nothing_in_the_data_folder(up: Up, folder: Path) -> None:
+    data = folder / ".headrace"
+
+    assert data.stat().st_mode & 0o077 == 0
+    for name in ("headrace.db", "redis.conf", "redis-url", "redis-password", "key-pepper", "api-key"):
+        assert (data / name).stat().st_mode & 0o077 == 0, name
+
+
+def test_a_revoked_key_is_refused_at_once(up: Up, folder: Path) -> None:
+    [made] = [json.loads(headrace("keys", "create", "--name", "ci", "--json", folder=folder).stdout)]
+    headers = {"Authorization": f"Bearer {made['key']}"}
+    before = httpx.get(f"{up.url}/v1/models", headers=headers)
+
+    revoked = json.loads(headrace("keys", "revoke", made["id"], "--json", folder=folder).stdout)
+    deadline = time.monotonic() + 5
+    while (after := httpx.get(f"{up.url}/v1/models", headers=headers)).status_code == 200:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+    assert before.status_code == 200
+    assert revoked["announced"]
+    assert after.status_code == 401
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGHUP])
+def test_no_child_outlives_it(how: signal.Signals, tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        free = probe.getsockname()[1]
+    started = Up(tmp_path, free)
+    children = started.children()
+
+    started.process.send_signal(how)
+    started.process.communicate(timeout=60)
+    _, left = psutil.wait_procs(children, timeout=40)
+
+    assert len(children) >= 5
+    assert left == []
+    assert started.process.returncode == (0 if how == signal.SIGHUP else -how)
+
+
+@pytest.mark.parametrize("command", ["up", "api", "worker", "scheduler"])
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("HEADRACE_API__ALLOWED_HOSTS", "api.example.com"),
+        ("OPENAI_BASE_URL", "ftp://x"),
+        ("HEADRACE_PROVIDERS_FILE", "missing.toml"),
+        ("FAULTPOINTS", "W3@x"),
+        ("REDIS_URL", "localhost:6379"),
+    ],
+)
+def test_bad_configuration_is_one_line_that_names_it(
+    command: str, variable: str, value: str, tmp_path: Path
+) -> None:
+    usable = {"REDIS_URL": "redis://127.0.0.1:1", "HEADRACE_KEY_PEPPER": "p" * 32}
+
+    done = headrace(command, folder=tmp_path, **{**usable, variable: value})
+
+    assert done.returncode == os.EX_CONFIG
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert variable in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_redis_server_it_says_how_to_get_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("REDIS_URL", raising=False)
+    monkeypatch.setattr(cli.up, "find_redis_server", lambda: None)
+
+    code = asyncio.run(cli.up.run(load_settings()))
+
+    assert code == os.EX_UNAVAILABLE
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "apt-get install redis-server" in said
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_ctrl_c_drains_exits_0_leaves_no_process_and_keeps_the_key(up: Up, folder: Path, port: int) -> None:
