@@ -17,6 +17,7 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -87,7 +88,7 @@ class Supervisor:
             env=child.environment,
             start_new_session=True,
             pass_fds=child.inherits,
-            preexec_fn=_die_with_parent,
+            preexec_fn=partial(_die_with_parent, os.getpid()),
         )
 
     async def _keep(self, child: Child) -> None:
@@ -169,10 +170,12 @@ async def run(settings: Settings) -> int:
         os.close(held)
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     """In the child: SIGTERM when the supervisor dies, however it does."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # it died before we asked
+            os._exit(0)
 
 
 async def _start_redis(
