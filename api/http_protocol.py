@@ -6,6 +6,8 @@
                           16 KB, 100 headers                               else 431
                           one Host, one framing, a path as target          else 400
 
+    answer ── the caller takes no byte of it for `slow_reader_seconds` ──> aborted
+
 A refused connection hears one JSON error, is read a little further so that the answer
 survives the reset, and is closed. Offers to upgrade (h2c, as Java's own client makes
 them, or a WebSocket) are passed over, as RFC 9110, 7.8 allows; uvicorn would lose the body.
@@ -66,6 +68,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     body_idle_seconds: ClassVar[float] = 60.0
     """Between two reads of a body, while somebody here wants to read it."""
     allowed_hosts: ClassVar[frozenset[bytes]] = frozenset()
+    slow_reader_seconds: ClassVar[float] = 60.0
+    """How long a caller may take no byte of an answer that the sockets no longer hold."""
     linger_bytes: ClassVar[int] = 65_536
     linger_seconds: ClassVar[float] = 1.0
     """How much further a caller that still sends is read, unheard, once it was answered."""
@@ -82,6 +86,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     _heard_at: float = 0.0
     _watch: TimerHandle | None = None
     _watched: _Phase = _IDLE
+    _stall: TimerHandle | None = None
+    _unread_bytes: int = 0
     _farewell: _Farewell
 
     @staticmethod
@@ -96,7 +102,27 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
+        self._disarm_stall()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._arm_stall()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._disarm_stall()
+
+    def timeout_keep_alive_handler(self) -> None:
+        if not self.transport.is_closing():
+            self.close()
+
+    def close(self) -> None:
+        """Once all is sent, as every transport does; but not for ever."""
+        if self._stall is None and self.transport.get_write_buffer_size():
+            self._arm_stall()
+        self.transport.close()
 
     def data_received(self, data: bytes) -> None:
         if self._deaf:
@@ -249,12 +275,29 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             self._watch.cancel()
             self._watch = None
 
+    def _arm_stall(self) -> None:
+        self._disarm_stall()
+        self._unread_bytes = self.transport.get_write_buffer_size()
+        self._stall = self.loop.call_later(self.slow_reader_seconds, self._on_stall)
+
+    def _disarm_stall(self) -> None:
+        if self._stall is not None:
+            self._stall.cancel()
+            self._stall = None
+
+    def _on_stall(self) -> None:
+        self._stall = None
+        if self.transport.get_write_buffer_size() < self._unread_bytes:
+            self._arm_stall()  # slow, but reading
+        else:
+            self.transport.abort()
+
     def _on_watch(self) -> None:
         self._watch = None
         if self.transport.is_closing():
             return
         if self._deaf:
-            self.transport.close()
+            self.close()
         elif self._watched is _BODY:
             # A pause of ours (nobody reads the body yet) is not the caller's silence.
             silence = 0.0 if self.flow.read_paused else self.loop.time() - self._heard_at
@@ -266,7 +309,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             # Half of a next request must not cost the answer that is under way.
             self._arm(_HEAD)
         elif self._phase is _IDLE:
-            self.transport.close()
+            self.close()
         else:
             self._refuse(ReceiveTimeout("The request headers did not come in time."))
 
@@ -284,7 +327,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
             cycle.disconnected = True
             cycle.message_event.set()
             if cycle.response_started or self.pipeline:
-                self.transport.close()
+                self.close()
                 return
         self.transport.write(self._answer(error))
         self.linger()
@@ -312,7 +355,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         Closing at once with unread bytes sends a reset, which can overtake the answer.
         """
         if not self.transport.can_write_eof():
-            self.transport.close()
+            self.close()
             return
         self._deaf = True
         self.transport.write_eof()
@@ -323,17 +366,16 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > self.linger_bytes:
-            self.transport.close()
+            self.close()
 
 
 class _Farewell:
     """The transport as a response sees it: closing waits for a caller that still sends."""
 
-    __slots__ = ("_protocol", "_transport", "is_closing", "write")
+    __slots__ = ("_protocol", "is_closing", "write")
 
     def __init__(self, protocol: BoundedHttpToolsProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
-        self._transport = transport
         self.write = transport.write
         self.is_closing = transport.is_closing
 
@@ -343,7 +385,7 @@ class _Farewell:
             protocol.flow.resume_reading()
             protocol.linger()
         else:
-            self._transport.close()
+            protocol.close()
 
 
 def bounded_protocol(
@@ -360,6 +402,7 @@ def bounded_protocol(
         {
             "max_header_bytes": settings.max_header_bytes,
             "max_headers": settings.max_headers,
+            "slow_reader_seconds": settings.slow_reader_seconds,
             "allowed_hosts": frozenset(host.lower().encode() for host in settings.allowed_hosts),
             "log_refusals": log_refusals,
             **({} if on_refused is None else {"on_refused": staticmethod(on_refused)}),

@@ -8,11 +8,9 @@ it directly. Ids are sent only to callers that asked for them.
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
 
-from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -62,7 +60,6 @@ class EventStream(Response):
         self._render = render
         self._with_ids = with_ids
         self._heartbeat_seconds = heartbeat_seconds
-        self._slow_reader_seconds = slow_reader_seconds
         self._on_end = on_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -96,15 +93,7 @@ class EventStream(Response):
                 if reply.at_end:
                     return body + DONE
             sent_at = time.monotonic()
-            await self._send(send, body)
-
-    async def _send(self, send: Send, body: bytes) -> None:
-        """A reader that takes nothing for too long is as good as gone."""
-        try:
-            async with asyncio.timeout(self._slow_reader_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
-        except TimeoutError as exc:
-            raise ClientDisconnect from exc
+            await send({"type": "http.response.body", "body": body, "more_body": True})
 
     def _frames(self, events: tuple[bytes, ...]) -> bytes:
         if not self._with_ids and self._render is verbatim:
