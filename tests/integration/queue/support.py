@@ -83,7 +83,8 @@ class Queue:
     async def read(
         self, consumer: Consumer, *, count: int = 1, lanes: tuple[Lane, ...] = tuple(Lane)
     ) -> list[Delivery]:
-        command = consumer.read_command(lanes, count=count, block_ms=None)
+        keys = [key for lane, streams in consumer.lanes if lane in lanes for key, _, _ in streams]
+        command = consumer.read_command(keys, count=count, block_ms=None)
         return consumer.deliveries(await self.link.execute(*command))
 
     async def lease(self, consumer: Consumer) -> Lease:

@@ -37,6 +37,7 @@ FAST = ProviderSettings(
     max_header_bytes=8 * 1024,
 )
 """Clocks and caps that a test can wait for."""
+CALM = ProviderSettings()
 
 ONE_ATTEMPT = QueueSettings(max_attempts=1)
 
@@ -88,7 +89,7 @@ async def a_worker(
     queue: Queue,
     base_url: str,
     *,
-    provider: ProviderSettings = FAST,
+    provider: ProviderSettings = CALM,
     settings: QueueSettings = ONE_ATTEMPT,
     profiles: Mapping[str, ProviderProfile] | None = None,
     secrets: Mapping[str, str] | None = None,

@@ -6,12 +6,14 @@ import asyncio
 import gzip
 import socket
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 
 from shared.errors import BrokerError
 from shared.queue.frames import Result
 from tests.integration.queue.support import Queue, a_job
+from tests.integration.workers import support
 from tests.integration.workers.raw_provider import (
     COMPLETION,
     DONE,
@@ -28,7 +30,9 @@ from tests.integration.workers.raw_provider import (
     sends_then_hangs,
     serving,
 )
-from tests.integration.workers.support import FAST, SECRET, a_worker, failure, open_connections
+from tests.integration.workers.support import FAST, SECRET, failure, open_connections
+
+a_worker = partial(support.a_worker, provider=FAST)
 
 UNAVAILABLE = ("provider_error", "provider_unavailable", 502)
 BUSY = ("provider_error", "provider_unavailable", 503)
