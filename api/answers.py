@@ -38,7 +38,6 @@ def event_stream(
         with_ids=with_ids,
         headers=headers,
         heartbeat_seconds=api.heartbeat_seconds,
-        slow_reader_seconds=api.slow_reader_seconds,
         on_end=on_end,
     )
 

@@ -42,7 +42,6 @@ class EventStream(Response):
         with_ids: bool,
         headers: RawHeaders,
         heartbeat_seconds: float,
-        slow_reader_seconds: float,
         on_end: Callable[[], None],
     ) -> None:
         """`on_end` runs once, however the stream ends."""
