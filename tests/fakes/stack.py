@@ -154,7 +154,10 @@ class Stack:
         self._pepper = secrets.token_urlsafe(48)
         self._started = 0
         self._all: list[Process] = []
-        self._end = weakref.finalize(self, _end, self._all, self.provider, self.redis, self.folder)
+        self._watcher = _Watcher()
+        self._end = weakref.finalize(
+            self, _end, self._all, self.provider, self.redis, self.folder, self._watcher
+        )
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -171,6 +174,7 @@ class Stack:
         try:
             self.redis.start()
             self.provider.start()
+            self._watcher.guard(self.provider.pid)
             await self._make_database()
             apis, workers, schedulers = self._counts
             for _ in range(schedulers):
@@ -362,6 +366,7 @@ class Stack:
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
             popen = _popen(_command(kind), {**self.environment(), **settings}, self.folder, output)
+        self._watcher.guard(popen.pid)
         process = Process(name, popen, log, port)
         self._all.append(process)
         return process
@@ -426,7 +431,40 @@ async def _is_ready(url: str) -> bool:
             return False
 
 
-def _end(processes: list[Process], provider: ScriptedProvider, redis: RedisServer, folder: Path) -> None:
+class _Watcher:
+    """Outlives us only to end what it guards when we were killed: its input closes with us."""
+
+    def __init__(self) -> None:
+        self._popen: subprocess.Popen[bytes] | None = None
+
+    def guard(self, pid: int) -> None:
+        if self._popen is None:
+            self._popen = subprocess.Popen(
+                ["/bin/sh", "-c", 'while read -r pid; do pids="$pids $pid"; done; kill -9 $pids'],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                start_new_session=True,
+            )
+        assert self._popen.stdin is not None
+        self._popen.stdin.write(b"%d\n" % pid)
+        self._popen.stdin.flush()
+
+    def dismiss(self) -> None:
+        if self._popen is not None:
+            self._popen.kill()
+            self._popen.communicate()
+            self._popen = None
+
+
+def _end(
+    processes: list[Process],
+    provider: ScriptedProvider,
+    redis: RedisServer,
+    folder: Path,
+    watcher: _Watcher,
+) -> None:
+    watcher.dismiss()
     for process in processes:
         if process.popen.poll() is None:
             process.popen.kill()
