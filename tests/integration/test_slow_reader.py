@@ -134,7 +134,8 @@ def test_a_caller_that_stopped_reading_kept_its_connection_for_ever(
 ) -> None:
     seconds, lines = run(new_loop, lambda: cut_off_after(request_bytes))
 
-    assert SLOW_SECONDS <= seconds < 3 * SLOW_SECONDS
+    # Closed at all is what `cut_off_after` waits for; no sooner than said is what is left to hold.
+    assert seconds >= SLOW_SECONDS
     assert [line for line in lines.events() if line["level"] not in ("INFO", "DEBUG")] == []
 
 
