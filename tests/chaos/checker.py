@@ -21,6 +21,8 @@ from tests.chaos.history import Call, Ending, Exchange, History, Kill, LedgerRow
 
 MAX_DELIVERIES: Final = 3
 """After so many workers died under a job it is set aside (HEADRACE_QUEUE__MAX_DELIVERIES)."""
+SENT_SECONDS: Final = 1.0
+"""A call the provider saw so soon after a kill was on its way before: nobody else had the job yet."""
 _TERMINAL: Final = frozenset({"succeeded", "failed", "cancelled", "expired"})
 
 
@@ -184,12 +186,13 @@ def _by_job(calls: Iterable[Call]) -> dict[str, list[Call]]:
 
 def _last_before(made: Iterable[Call], kill: Kill, kills: Sequence[Kill]) -> Call | None:
     """The call that `kill` met: opened before it, and after the kill before that of the same job."""
-    mine = [call for call in made if call.opened_at <= kill.at]
+    mine = [call for call in made if call.opened_at <= kill.at + SENT_SECONDS]
     if not mine:
         return None
     last = max(mine, key=lambda call: call.opened_at)
     met_before = any(
-        other.at < kill.at and last.job in other.in_flight and last.opened_at <= other.at for other in kills
+        other.at < kill.at and last.job in other.in_flight and last.opened_at <= other.at + SENT_SECONDS
+        for other in kills
     )
     return None if met_before else last
 

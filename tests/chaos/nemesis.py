@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Container, Sequence
 from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
@@ -31,6 +31,7 @@ class Fleet:
         self._plan = iter(plan)
         self._planned = len(plan)
         self._watched = 0
+        self._dead: set[str] = set()
 
     @property
     def has_killed_all(self) -> bool:
@@ -51,20 +52,21 @@ class Fleet:
             if not point:
                 raise RuntimeError(f"{worker.name} ended ({worker.exit_code}):\n{worker.output()[-2000:]}")
             consumer = consumer_of(worker)
+            self._dead.add(consumer)
             async with redis_of(self._stack) as redis:
                 kill = Kill(at, worker.name, point, frozenset(await held_by(redis, consumer)))
             self.kills.append(kill)
-            self.watchers.create_task(self._watch(kill, consumer), name=f"watch-{worker.name}")
+            self.watchers.create_task(self._watch(kill), name=f"watch-{worker.name}")
 
     watchers: asyncio.TaskGroup
 
-    async def _watch(self, kill: Kill, consumer: str) -> None:
-        await watch(self._stack, kill, consumer)
+    async def _watch(self, kill: Kill) -> None:
+        await watch(self._stack, kill, self._dead)
         self._watched += 1
 
 
-async def watch(stack: Stack, kill: Kill, consumer: str) -> None:
-    """Write down when each job that `kill` met was taken over from `consumer`, or ended; to the last."""
+async def watch(stack: Stack, kill: Kill, dead: Container[str]) -> None:
+    """Write down when each job that `kill` met ran with a worker that is not `dead`, or had ended."""
     async with redis_of(stack) as redis:
         while waiting := sorted(kill.in_flight - kill.recovered_at.keys()):
             async with redis.pipeline(transaction=False) as pipe:
@@ -73,7 +75,7 @@ async def watch(stack: Stack, kill: Kill, consumer: str) -> None:
                 answers = await pipe.execute()
             now = time.time()
             for job, (state, holder) in zip(waiting, answers, strict=True):
-                elsewhere = state == JobState.RUNNING and holder != consumer
+                elsewhere = state == JobState.RUNNING and holder not in dead
                 if elsewhere or state in TERMINAL:
                     kill.recovered_at[job] = now
             await asyncio.sleep(0.02)

@@ -197,6 +197,12 @@ def test_a_kill_before_the_call_was_made_excuses_nothing() -> None:
     assert what(checker.surplus_calls(calls, [a_kill(1.5, "j1")])) == ["extra provider call"]
 
 
+def test_a_call_that_was_on_its_way_when_the_kill_came_was_met_by_it() -> None:
+    calls = [a_call("j1", 1.502, 1.8), a_call("j1", 5.0, 6.0)]
+
+    assert checker.surplus_calls(calls, [a_kill(1.5, "j1")]) == []
+
+
 def test_two_kills_during_one_call_excuse_one_repetition() -> None:
     kills = [a_kill(1.5, "j1"), a_kill(4.0, "j1")]
     calls = [a_call("j1", 1.0, 1.5, "client_closed"), a_call("j1", 5.0, 6.0), a_call("j1", 7.0, 8.0)]

@@ -79,7 +79,8 @@ async def test_killed_workers_cost_no_answer(point: str, broker: Stack, tmp_path
             *checker.misread(history.exchanges),
             *checker.changed_answers(history.exchanges, history.stored),
             *checker.surplus_calls(history.calls, history.kills),
-            *checker.late_recoveries(history.kills, within=RECOVERY_SECONDS),
+            # With one worker at a time the next one must start first, however long that takes.
+            *(checker.late_recoveries(history.kills, within=RECOVERY_SECONDS) if size_of_fleet > 1 else ()),
             *checker.ledger_faults(history.ledger, history.exchanges),
             *checker.leftovers(history),
         ],

@@ -101,7 +101,7 @@ async def _freeze_until_its_jobs_ran_elsewhere(broker: Stack, zombie: Process) -
         broker.sigstop(zombie)
         at = time.time()
         kill = Kill(at, zombie.name, "SIGSTOP", frozenset(await held_by(redis, consumer)))
-    await watch(broker, kill, consumer)
+    await watch(broker, kill, {consumer})
     return kill
 
 
