@@ -205,7 +205,7 @@ def test_a_call_that_was_on_its_way_when_the_kill_came_was_met_by_it() -> None:
 
 def test_two_kills_during_one_call_excuse_one_repetition() -> None:
     kills = [a_kill(1.5, "j1"), a_kill(4.0, "j1")]
-    calls = [a_call("j1", 1.0, 1.5, "client_closed"), a_call("j1", 5.0, 6.0), a_call("j1", 7.0, 8.0)]
+    calls = [a_call("j1", 1.0, 1.5, "client_closed"), a_call("j1", 6.0, 7.0), a_call("j1", 8.0, 9.0)]
 
     assert checker.surplus_calls(calls[:2], kills) == []
     assert what(checker.surplus_calls(calls, kills)) == ["extra provider call"]

@@ -85,7 +85,7 @@ async def test_a_second_sigterm_hands_running_jobs_to_another_worker(broker: Sta
     async with session_of(broker.api_key) as session, asyncio.TaskGroup() as group:
         waiting = [group.create_task(ask(session, broker.url, next(asks))) for _ in range(20)]
         await eventually(lambda: _calls(broker, "hand") == 20, "20 open calls")
-        staying = await broker.start_worker()
+        staying = broker.spawn_worker()
         leaving.popen.terminate()
         await eventually(lambda: leaving.events("worker draining"), "a draining worker")
         began = time.monotonic()
@@ -116,13 +116,13 @@ async def test_a_second_sigterm_hands_running_jobs_to_another_worker(broker: Sta
 async def test_a_worker_killed_while_it_hands_back_costs_no_answer(broker: Stack, tmp_path: Path) -> None:
     rng = size.dice("killed while handing back")
     history = History()
-    asks = scripts("torn", rng, Manner(streams=0, delay_ms=(2000, 2000)))
+    asks = scripts("torn", rng, Manner(streams=0, delay_ms=(3000, 3000)))
 
     leaving = await broker.start_worker(faultpoints=f"W10@{rng.randint(1, 20)}")
     async with session_of(broker.api_key) as session, asyncio.TaskGroup() as group:
         waiting = [group.create_task(ask(session, broker.url, next(asks))) for _ in range(20)]
         await eventually(lambda: _calls(broker, "torn") == 20, "20 open calls")
-        staying = await broker.start_worker()
+        staying = broker.spawn_worker()
         leaving.popen.terminate()
         await eventually(lambda: leaving.events("worker draining"), "a draining worker")
         code = await broker.sigterm(leaving)
