@@ -1,7 +1,7 @@
 """What the scripts promise, in plain Python: a second telling of shared/queue/scripts to hold them to.
 
 Time does not pass here. `overdue` says that a job's deadline did, `is_due` that a delay did,
-and `idle` holds the entries whose worker fell silent.
+and `idle` holds the entries of a lane whose worker fell silent. Entry ids are unique in a lane only.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ModelJob:
 @dataclass(slots=True)
 class ModelLane:
     entries: dict[str, str] = field(default_factory=dict)
-    """Entry to job id, in order."""
+    """Entry to job id."""
     pending: dict[str, str] = field(default_factory=dict)
     """Delivered entry to the consumer that holds it."""
 
@@ -64,13 +64,20 @@ class ModelLane:
         # XACK and XDEL both do nothing to what is not there.
         self.pending.pop(entry or "", None)
         self.entries.pop(entry or "", None)
+        self.idle.discard(entry or "")
+        self.tombstones.discard(entry or "")
 
     @property
     def undelivered(self) -> list[str]:
-        return [entry for entry in self.entries if entry not in self.delivered]
+        """In the order of their ids, which the server chose."""
+        waiting = (entry for entry in self.entries if entry not in self.delivered)
+        return sorted(waiting, key=lambda entry: [int(part) for part in entry.split("-")])
 
     delivered: set[str] = field(default_factory=set)
     """All that a reader ever got."""
+    idle: set[str] = field(default_factory=set)
+    tombstones: set[str] = field(default_factory=set)
+    """Entries of queued jobs that were cancelled."""
 
 
 class Model:
@@ -79,8 +86,6 @@ class Model:
         self.lanes = {key: ModelLane() for key in lanes}
         self.delayed: dict[str, bool] = {}
         """Member to whether it is due."""
-        self.idle: set[str] = set()
-        self.tombstones: set[str] = set()
         self.dead: list[str] = []
 
     def apply(self, script: str, keys: Sequence[str], args: Sequence[str]) -> Any:
@@ -129,7 +134,6 @@ class Model:
         job, lane = self.jobs[job_id], self.lanes[keys[1]]
         if job.is_over or job.entry != entry:
             lane.drop(entry)
-            self.tombstones.discard(entry)
             return ["done" if job.is_over else "stale"]
         if job.state is not JobState.RUNNING or job.holder != token:
             if lane.pending.get(entry, consumer) != consumer:
@@ -223,7 +227,7 @@ class Model:
             return 0
         job.state, job.deliveries, job.holder = JobState.QUEUED, max(job.deliveries - 1, 0), ""
         self._claim(keys[1], job.entry, consumer)
-        self.idle.add(job.entry)
+        self.lanes[keys[1]].idle.add(job.entry)
         return 1
 
     def _cancel(self, _: Sequence[str], args: Sequence[str]) -> list[str]:
@@ -239,7 +243,7 @@ class Model:
             job.cancel = True
             return ["stopping", job.consumer]
         if job.entry:
-            self.tombstones.add(job.entry)
+            self.lanes[job.lane].tombstones.add(job.entry)
         job.entry = ""
         self._end(job, JobState.CANCELLED, Outcome.CANCELLED)
         return ["cancelled"]
@@ -255,7 +259,7 @@ class Model:
 
     def _claim(self, lane: str, entry: str, consumer: str) -> None:
         self.lanes[lane].pending[entry] = consumer
-        self.idle.discard(entry)
+        self.lanes[lane].idle.discard(entry)
 
 
 def text(value: object) -> str:

@@ -149,7 +149,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.model = Model(list(LANE_KEYS.values()))
         self.calls: list[Call] = []
         self.seen: dict[str, dict[str, str]] = {}
-        self.appended: dict[str, str] = {}
+        self.appended: set[tuple[str, str]] = set()
         self.offered: dict[str, Job] = {}
         self.jobs: list[Job] = []
         self.deliveries: list[tuple[Consumer, Delivery]] = []
@@ -270,9 +270,9 @@ class QueueMachine(RuleBasedStateMachine):
         found: list[Delivery] = self.run(consumer.reclaim(free))
         assert len(found) <= free
         for delivery in found:
-            self.model.idle.remove(text(delivery.entry))
+            self.model.lanes[delivery.lane_key].idle.remove(text(delivery.entry))
         if from_the_start and len(found) < free:
-            assert not self.model.idle & {e for lane in self.model.lanes.values() for e in lane.pending}
+            assert not any(lane.idle for lane in self.model.lanes.values())
         self._got(consumer, found, begins=begins)
 
     def _got(self, consumer: Consumer, deliveries: list[Delivery], *, begins: bool) -> None:
@@ -296,7 +296,7 @@ class QueueMachine(RuleBasedStateMachine):
         holder = self.model.lanes[delivery.lane_key].pending.get(entry)
         if holder == consumer.name and job.state is JobState.QUEUED and job.entry == entry:
             self.run(consumer.release(delivery))
-            self.model.idle.add(entry)
+            self.model.lanes[delivery.lane_key].idle.add(entry)
 
     def use_a_lease(self, age: int, action: str, events: list[bytes], body: bytes) -> None:
         consumer, lease = newest(self.leases, age)
@@ -376,7 +376,7 @@ class QueueMachine(RuleBasedStateMachine):
                     "XCLAIM", key, keyspace.GROUP, consumer, 0, entry, "IDLE", 3_600_000, "JUSTID"
                 )
             )
-            self.model.idle.add(entry)
+            self.model.lanes[key].idle.add(entry)
 
     def promote(self) -> None:
         self.run(self.delays.promote([PROVIDER]))
@@ -413,8 +413,8 @@ class QueueMachine(RuleBasedStateMachine):
         if job.entry is None:  # the server has just chosen it
             job.entry = fields["entry"]
             assert job.entry
-            assert job.entry not in self.appended
-            self.appended[job.entry] = job.id
+            assert (job.lane, job.entry) not in self.appended
+            self.appended.add((job.lane, job.entry))
             self.model.lanes[job.lane].entries[job.entry] = job.id
         assert {
             "state": job.state.value,
@@ -450,7 +450,7 @@ class QueueMachine(RuleBasedStateMachine):
             assert {text(row[0]): text(row[1]) for row in pending} == lane.pending
             for entry, job_id in lane.entries.items():
                 job = self.model.jobs[job_id]
-                assert job.entry == entry or entry in self.model.tombstones
+                assert job.entry == entry or entry in lane.tombstones
         members = await self.link.execute("ZRANGE", keyspace.delayed(0, PROVIDER), 0, -1)
         assert {text(member) for member in members} == set(self.model.delayed)
         for job in jobs:
