@@ -59,5 +59,9 @@ if not (state == 'running' and f[8] == ARGV[3]) then
   deliveries = deliveries + 1
   redis.call('HSET', KEYS[1], 'state', 'running', 'fence', fence, 'deliveries', deliveries,
     'holder', ARGV[3], 'consumer', ARGV[4])
+  -- The lease runs from here: it may have been delivered long ago to a worker that was busy or frozen.
+  if held[1] and held[1][3] > 100 then
+    redis.call('XCLAIM', KEYS[2], GROUP, ARGV[4], 0, ARGV[2], 'JUSTID')
+  end
 end
 return {'run', fence, f[9], f[10], tonumber(f[7]), deliveries, remaining, now - tonumber(f[6])}

@@ -153,6 +153,7 @@ class Model:
                 return ["dead"]
             job.state, job.fence, job.deliveries = JobState.RUNNING, job.fence + 1, job.deliveries + 1
             job.holder, job.consumer = token, consumer
+            lane.idle.discard(entry)
         return ["run", job.fence, job.attempts, job.deliveries]
 
     def _heartbeat(self, keys: Sequence[str], args: Sequence[str]) -> list[int]:

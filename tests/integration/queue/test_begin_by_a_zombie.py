@@ -1,4 +1,4 @@
-"""A worker that was frozen between reading an entry and beginning its job has lost the job."""
+"""Workers that were frozen between reading an entry and beginning its job."""
 
 from __future__ import annotations
 
@@ -37,3 +37,17 @@ async def test_a_zombie_does_not_begin_a_job_that_was_reclaimed_and_not_begun(qu
     lease = await healthy.begin(reclaimed)
     assert lease is not None
     assert lease.deliveries == 1
+
+
+async def test_a_job_begun_late_was_reclaimed_from_the_worker_that_had_just_begun_it(queue: Queue) -> None:
+    late, healthy = queue.consumer("late"), queue.consumer("healthy")
+    job = a_job()
+    await queue.enqueue(job)
+    (delivery,) = await queue.read(late)
+    await queue.make_idle(job, late)
+
+    lease = await late.begin(delivery)
+
+    assert lease is not None
+    assert await healthy.reclaim(1) == []
+    await queue.finish(late, lease)
