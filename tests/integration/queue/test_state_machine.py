@@ -41,7 +41,9 @@ from tests.integration.queue.support import ACME, PROVIDER, a_job, settled
 EXAMPLES: Final = int(os.environ.get("HEADRACE_STATE_MACHINE_EXAMPLES", "180"))
 STEPS: Final = 50
 
-SETTINGS: Final = QueueSettings(max_deliveries=2, max_lane_entries=3, inline_result_bytes=8)
+SETTINGS: Final = QueueSettings(
+    lease_idle_seconds=600, max_deliveries=2, max_lane_entries=3, inline_result_bytes=8
+)
 BUDGET_MS: Final = 3_600_000
 LANES: Final = (Lane.INTERACTIVE, Lane.STANDARD)
 LANE_KEYS: Final = {lane: keyspace.lane(0, PROVIDER, lane) for lane in Lane}
