@@ -8,7 +8,7 @@ from api.departure import Departure
 from api.deps import Broker, request_id_of
 from api.replies import Reply
 from api.responses import RawHeaders
-from api.sse import EventStream, RenderEvent
+from api.sse import EventStream, StreamForm
 from shared.domain.job import Job, Surface
 from shared.queue.frames import Result
 
@@ -18,7 +18,7 @@ def event_stream(
     request: Request,
     via: Broker,
     surface: Surface,
-    render: RenderEvent,
+    form: StreamForm,
     *,
     with_ids: bool,
     headers: RawHeaders,
@@ -34,7 +34,7 @@ def event_stream(
         reply,
         surface=surface,
         request_id=request_id_of(request.scope),
-        render=render,
+        form=form,
         with_ids=with_ids,
         headers=headers,
         heartbeat_seconds=api.heartbeat_seconds,

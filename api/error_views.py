@@ -1,7 +1,9 @@
-"""One error, two dialects: the OpenAI form under /v1/, the unified form elsewhere.
+"""One error in the caller's dialect.
 
-    OpenAI   {"error": {"message", "type", "param", "code"}}
-    unified  {"error": {"type", "message", "details", "trace_id"}}
+    OpenAI     under /v1/           {"error": {"message", "type", "param", "code"}}
+    Anthropic  under /v1/messages   {"type": "error", "error": {"type", "message"}, "request_id"}
+    Cohere     under /v2/           {"id", "message"}
+    unified    elsewhere            {"error": {"type", "message", "details", "trace_id"}}
 
 `details` of the unified form also carries `code` and `param` where there are any.
 Nothing a caller sent is repeated, save names of fields.
@@ -21,6 +23,7 @@ from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Scope
 
 from api.json_body import render_path
 from shared.domain.job import Surface
@@ -45,6 +48,26 @@ MAX_PROBLEMS: Final = 10
 MAX_RETRY_AFTER_SECONDS: Final = 60
 """Above it the Anthropic client ignores the header, above 120 the OpenAI one gives up."""
 
+_SURFACES: Final[Mapping[str, Surface]] = {
+    "/v1/messages": Surface.ANTHROPIC,
+    "/v1/responses": Surface.RESPONSES,
+    "/v1/inference/": Surface.UNIFIED,
+    "/v1/": Surface.OPENAI,
+    "/v2/": Surface.COHERE,
+}
+"""By prefix, the first that fits."""
+_OPENAI_FORM: Final = frozenset({Surface.OPENAI, Surface.RESPONSES})
+_ANTHROPIC_TYPES: Final[Mapping[int, str]] = {
+    401: "authentication_error",
+    402: "billing_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
 _PLACES: Final = frozenset({"body", "query", "path", "header", "cookie"})
 _BY_STATUS: Final[Mapping[int, type[BrokerError]]] = {
     400: BadRequest,
@@ -62,11 +85,21 @@ _BY_STATUS: Final[Mapping[int, type[BrokerError]]] = {
 
 def surface_of(path: str) -> Surface:
     """The dialect in which errors about this path are told."""
-    return Surface.OPENAI if path.startswith("/v1/") else Surface.UNIFIED
+    for prefix, surface in _SURFACES.items():
+        if path.startswith(prefix):
+            return surface
+    return Surface.UNIFIED
+
+
+def surface_of_scope(scope: Scope) -> Surface:
+    """What the route noted, where its path alone does not say it."""
+    noted: Surface | None = scope.get("state", {}).get("surface")
+    return noted or surface_of(scope["path"])
 
 
 def render(error: BrokerError, surface: Surface, request_id: RequestId) -> tuple[int, RawHeaders, bytes]:
     """Status, headers and body. The request id header is the edge's to add."""
+    status = 400 if surface is Surface.ANTHROPIC and error.status == 422 else error.status
     body = _encode(_view(error, surface, request_id))
     headers: RawHeaders = [
         (b"content-type", b"application/json"),
@@ -82,11 +115,18 @@ def render(error: BrokerError, surface: Surface, request_id: RequestId) -> tuple
         headers.append((b"www-authenticate", b"Bearer"))
     if isinstance(error, PayloadTooLarge):
         headers.append((b"connection", b"close"))
-    return error.status, headers, body
+    return status, headers, body
 
 
 def stream_frame(error: BrokerError, surface: Surface, request_id: RequestId) -> bytes:
     """The SSE frame that ends a broken stream; no [DONE] follows it."""
+    if surface is Surface.ANTHROPIC:
+        return b"event: error\ndata: " + _encode(_view(error, surface, request_id)) + b"\n\n"
+    if surface is Surface.RESPONSES:
+        # OpenAI's own event has no `error` within; the official client raises only if there is one.
+        view = _view(error, surface, request_id)
+        told = {k: v for k, v in view["error"].items() if k != "type"}
+        return b"event: error\ndata: " + _encode({"type": "error", **told, **view}) + b"\n\n"
     return b"data: " + _encode(_view(error, surface, request_id)) + b"\n\n"
 
 
@@ -120,7 +160,12 @@ def install(app: FastAPI) -> None:
 
 
 def _view(error: BrokerError, surface: Surface, request_id: RequestId) -> dict[str, Any]:
-    if surface is Surface.OPENAI:
+    if surface is Surface.ANTHROPIC:
+        told = {"type": _anthropic_type(error), "message": error.message}
+        return {"type": "error", "error": told, "request_id": request_id}
+    if surface is Surface.COHERE:
+        return {"id": request_id, "message": error.message}
+    if surface in _OPENAI_FORM:
         return {
             "error": {
                 "message": error.message,
@@ -151,6 +196,14 @@ def _openai_type(error: BrokerError) -> str:
     if error.status == 429:
         return "rate_limit_error"
     return "invalid_request_error" if error.status < 500 else "server_error"
+
+
+def _anthropic_type(error: BrokerError) -> str:
+    if error.type == "quota_exceeded" or error.code == "insufficient_quota":
+        return "billing_error"
+    if error.status >= 500:
+        return _ANTHROPIC_TYPES.get(error.status, "api_error")
+    return _ANTHROPIC_TYPES.get(error.status, "invalid_request_error")
 
 
 def _retry_after(error: BrokerError) -> int | None:
@@ -231,7 +284,7 @@ def _respond(request: Request, error: BrokerError, extra: Mapping[str, str] | No
     state = request.scope.setdefault("state", {})
     state["error"] = error
     request_id = state.get("request_id") or new_request_id()
-    status, headers, body = render(error, surface_of(request.scope["path"]), request_id)
+    status, headers, body = render(error, surface_of_scope(request.scope), request_id)
     response = Response(body, status)
     sent = {name for name, _ in headers}
     response.raw_headers = headers + [

@@ -15,7 +15,7 @@ from typing import Any, Final
 import orjson
 from starlette.datastructures import Headers
 
-from shared.domain.job import Surface
+from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
 from shared.domain.usage import Outcome
 from shared.errors import BadRequest
@@ -38,9 +38,11 @@ def key_of(headers: Headers) -> str | None:
     return key
 
 
-async def claim_job_id(key: str, principal: Principal, surface: Surface, producer: Producer) -> JobId:
+async def claim_job_id(
+    key: str, principal: Principal, surface: Surface, kind: JobKind, producer: Producer
+) -> JobId:
     """The job that the key stands for; a new one for its first request."""
-    scope = f"{principal.account}\n{surface.value}\n{key}".encode()
+    scope = f"{principal.account}\n{surface.value}\n{kind.value}\n{key}".encode()
     digest = hashlib.sha256(scope).hexdigest()
     fresh = new_job_id()
     held = await producer.claim_key(digest, fresh, instead_of=None, seconds=RETAIN_SECONDS)

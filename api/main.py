@@ -42,7 +42,8 @@ from shared.queue.redis_link import RedisLink
 from shared.settings import Settings
 
 _KEY_VERSION_SECONDS: Final = 2.0
-_MEASURED: Final = ("/v1/", "/api/")
+_UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")
+"""Paths that are about this process, not about inference."""
 
 
 def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIApp, FastAPI]:
@@ -120,7 +121,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
-    if not scope["path"].startswith(_MEASURED):
+    if scope["path"].startswith(_UNMEASURED):
         return
     state: dict[str, Any] = scope["state"]
     provider: str | None = state.get("provider")

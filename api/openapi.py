@@ -17,7 +17,7 @@ def describe(app: FastAPI) -> dict[str, Any]:
             "ApiKey": {"type": "http", "scheme": "bearer", "description": "An API key, gw_live_..."}
         }
         for path, operations in document["paths"].items():
-            if path.startswith(("/v1/", "/api/")):
+            if not path.startswith(("/health", "/metrics")):
                 for operation in operations.values():
                     operation["security"] = [{"ApiKey": []}]
         app.openapi_schema = document

@@ -11,23 +11,20 @@ from api.answers import event_stream, job_headers
 from api.departure import Departure
 from api.deps import Broker
 from api.replies import job_id_of, new_reader
-from api.sse import RenderEvent
+from api.sse import StreamForm
 from shared.domain.job import JobState, Surface
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest, NotFound
 from shared.ids import JOB_ID
 from shared.queue.frames import Result
 
-_RENDERERS: Final[dict[Surface, RenderEvent]] = {}
+_FORMS: Final[dict[Surface, StreamForm]] = {}
 
 
-def register_renderer(surface: Surface, render: RenderEvent) -> None:
+def register_form(surface: Surface, form: StreamForm) -> StreamForm:
     """Each surface says once how its stream events look, so that any process can replay them."""
-    _RENDERERS[surface] = render
-
-
-def render_event_of(surface: Surface) -> RenderEvent:
-    return _RENDERERS[surface]
+    _FORMS[surface] = form
+    return form
 
 
 async def resume(
@@ -37,7 +34,6 @@ async def resume(
     via: Broker,
     *,
     surface: Surface | None,
-    render: RenderEvent | None,
 ) -> Response:
     """Go on with a stream behind `event_id`, on whatever process. Raises InvalidRequest, NotFound."""
     position = job_id_of(event_id)
@@ -62,7 +58,7 @@ async def resume(
             _check_ordinal(ordinal, stored)
             reply.offer(stored)
         return event_stream(
-            reply, request, via, job.surface, render or render_event_of(job.surface), with_ids=True,
+            reply, request, via, job.surface, _FORMS[job.surface], with_ids=True,
             headers=job_headers(job), departure=departure,
         )  # fmt: skip
     except BaseException:

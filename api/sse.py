@@ -8,8 +8,11 @@ it directly. Ids are sent only to callers that asked for them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,14 +24,34 @@ from shared.domain.job import Surface
 from shared.errors import BrokerError
 from shared.ids import RequestId
 
-DONE = b"data: [DONE]\n\n"
+DONE: Final = b"data: [DONE]\n\n"
 
 RenderEvent = Callable[[bytes], bytes]
-"""A canonical chunk as the `data:` of the caller's dialect; b"" to leave it out."""
+"""A job's event as the `data:` of the caller's dialect; b"" to leave it out."""
 
 
 def verbatim(event: bytes) -> bytes:
     return event
+
+
+@dataclass(frozen=True, slots=True)
+class StreamForm:
+    """How the events of a surface stand on the wire.
+
+    named: each is headed by `event:` and the `type` its document says
+    done: what follows the last one of a whole stream
+    """
+
+    render: RenderEvent = verbatim
+    named: bool = False
+    done: bytes = DONE
+
+
+AS_STORED: Final = StreamForm()
+NAMED: Final = StreamForm(named=True, done=b"")
+"""Anthropic's messages and OpenAI's responses: the last event says by its name that it is."""
+
+_TYPE: Final = re.compile(rb'"type":\s*"([a-z_.]{1,80})"')
 
 
 class EventStream(Response):
@@ -38,7 +61,7 @@ class EventStream(Response):
         *,
         surface: Surface,
         request_id: RequestId,
-        render: RenderEvent,
+        form: StreamForm,
         with_ids: bool,
         headers: RawHeaders,
         heartbeat_seconds: float,
@@ -56,7 +79,7 @@ class EventStream(Response):
         self._reply = reply
         self._surface = surface
         self._request_id = request_id
-        self._render = render
+        self._form = form
         self._with_ids = with_ids
         self._heartbeat_seconds = heartbeat_seconds
         self._on_end = on_end
@@ -81,7 +104,7 @@ class EventStream(Response):
         while True:
             events = await reply.next_events()
             if events is None:
-                return DONE
+                return self._form.done
             if not events:
                 if time.monotonic() - sent_at < self._heartbeat_seconds:
                     continue
@@ -90,21 +113,23 @@ class EventStream(Response):
                 body = self._frames(events)
                 ids_sent = self._with_ids
                 if reply.at_end:
-                    return body + DONE
+                    return body + self._form.done
             sent_at = time.monotonic()
             await send({"type": "http.response.body", "body": body, "more_body": True})
 
     def _frames(self, events: tuple[bytes, ...]) -> bytes:
-        if not self._with_ids and self._render is verbatim:
+        if not self._with_ids and self._form is AS_STORED:
             return b"data: " + b"\n\ndata: ".join(events) + b"\n\n"
         job_id = self._reply.job.id.encode()
         ordinal = self._reply.seen - len(events)
         parts: list[bytes] = []
         for event in events:
             ordinal += 1
-            data = self._render(event)
+            data = self._form.render(event)
             if not data:
                 continue
+            if self._form.named and (found := _TYPE.search(data)) is not None:
+                parts.append(b"event: " + found.group(1) + b"\n")
             if self._with_ids:
                 parts.append(b"id: %b:%d\n" % (job_id, ordinal))
             parts.append(b"data: " + data + b"\n\n")

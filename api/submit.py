@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
@@ -18,15 +18,17 @@ from starlette.responses import Response
 from api.answers import event_stream, job_headers, note_result, result_headers
 from api.departure import Departure
 from api.deps import Broker, request_id_of
+from api.dropped_params import ASKED, TOLD, drop_params
 from api.idempotency import RETAIN_SECONDS, claim_job_id, fingerprint_of, key_of
 from api.replies import Reply, new_reader
-from api.responses import json_response
+from api.responses import RawHeaders, json_response
 from api.resume import resume
-from api.sse import RenderEvent
+from api.sse import StreamForm
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.principal import Principal
 from shared.errors import QueueUnavailable
 from shared.ids import new_job_id
+from shared.providers.profile import not_served
 from shared.queue.frames import Result
 
 RenderBody = Callable[[Result], bytes]
@@ -34,11 +36,15 @@ RenderBody = Callable[[Result], bytes]
 
 
 @dataclass(frozen=True, slots=True)
-class ChatCall:
-    """`document`: canonical chat-completions request, gateway-only fields already taken out.
-
-    `body`: the bytes it was parsed from when they still say the same, else None.
+class Submission:
     """
+    document: the request in the form of `kind`, gateway-only fields already taken out
+    body: the bytes it was parsed from when they still say the same, else None
+    include_usage: whether the caller asked for the usage chunk of a chat stream
+    retain_seconds: how long the result can be read again, if not as long as any other
+    """
+
+    kind: JobKind
 
     document: dict[str, Any]
     body: bytes | None
@@ -47,30 +53,42 @@ class ChatCall:
     stream: bool
     include_usage: bool
     render_body: RenderBody
-    render_event: RenderEvent
+    form: StreamForm
+    retain_seconds: float | None = None
 
 
-async def submit(call: ChatCall, request: Request, principal: Principal, via: Broker) -> Response:
+async def submit(call: Submission, request: Request, principal: Principal, via: Broker) -> Response:
     """Queue the call as a job and answer with what comes back.
 
     Raises NoWorker, QueueFull, QueueUnavailable, IdempotencyMismatch, DeadlineExceeded, JobLost,
     or what the provider answered.
     """
     headers = request.headers
+    profile = via.registry.get(call.target.provider)
+    if not profile.serves(call.kind):
+        raise not_served(profile, call.kind)
     request.scope["state"]["provider"] = call.target.provider
     resume_at = headers.get("last-event-id")
     if resume_at is not None and call.stream:
-        return await resume(
-            resume_at, request, principal, via, surface=call.surface, render=call.render_event
-        )
+        return await resume(resume_at, request, principal, via, surface=call.surface)
 
     via.presence.require(call.target.provider)
     key = key_of(headers)
+    dropped: list[str] = []
+    if headers.get(ASKED, "").lower() == "true":
+        dropped = drop_params(
+            call.document, kind=call.kind, target=call.target, profile=profile, stream=call.stream
+        )
+        call = replace(call, body=None) if dropped else call
     # Of what the caller asked, so before anything of it is rewritten for the provider.
     fingerprint = "" if key is None else fingerprint_of(call.document, call.target.provider)
     job = Job(
-        id=(new_job_id() if key is None else await claim_job_id(key, principal, call.surface, via.producer)),
-        kind=JobKind.CHAT,
+        id=(
+            new_job_id()
+            if key is None
+            else await claim_job_id(key, principal, call.surface, call.kind, via.producer)
+        ),
+        kind=call.kind,
         lane=Lane.INTERACTIVE,
         surface=call.surface,
         account=principal.account,
@@ -91,7 +109,7 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
             reader=reply.reader,
             keep=key is not None or headers.get("x-on-disconnect") == "detach",
             fingerprint=fingerprint,
-            retain_seconds=None if key is None else RETAIN_SECONDS,
+            retain_seconds=call.retain_seconds if key is None else RETAIN_SECONDS,
         )
         departure.accepted = True
         replayed = False
@@ -105,8 +123,8 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
         if call.stream:
             await _hold_for_first_event(reply, via.settings.api.stream_hold_seconds)
             return event_stream(
-                reply, request, via, call.surface, call.render_event, with_ids=_wants_ids(headers),
-                headers=job_headers(job), departure=departure,
+                reply, request, via, call.surface, call.form, with_ids=_wants_ids(headers),
+                headers=[*job_headers(job), *_told(dropped)], departure=departure,
             )  # fmt: skip
         result = await reply.outcome()
         body = call.render_body(result)
@@ -120,7 +138,7 @@ async def submit(call: ChatCall, request: Request, principal: Principal, via: Br
         raise
     departure()
     note_result(request, result)
-    return json_response(body, result_headers(job, result, replayed=replayed))
+    return json_response(body, [*result_headers(job, result, replayed=replayed), *_told(dropped)])
 
 
 async def _hold_for_first_event(reply: Reply, seconds: float) -> None:
@@ -135,18 +153,26 @@ async def _hold_for_first_event(reply: Reply, seconds: float) -> None:
         await reply.outcome()
 
 
-def _canonical_body(call: ChatCall) -> bytes:
+def _canonical_body(call: Submission) -> bytes:
     document, changed = call.document, call.body is None
     if document.get("model") != call.target.model:
         document["model"] = call.target.model
         changed = True
-    if call.stream:
+    if call.stream and call.kind is JobKind.CHAT:
         # Asked of every provider, whether or not the caller wants to see it: the ledger needs it.
         options = document.get("stream_options")
         if not isinstance(options, dict) or options.get("include_usage") is not True:
             document["stream_options"] = {**(options or {}), "include_usage": True}
             changed = True
     return orjson.dumps(document) if changed or call.body is None else call.body
+
+
+def _told(dropped: list[str]) -> RawHeaders:
+    return [(TOLD, ", ".join(dropped).encode("ascii", "replace"))] if dropped else []
+
+
+def as_stored(result: Result) -> bytes:
+    return result.body or b""
 
 
 def _wants_ids(headers: Headers) -> bool:

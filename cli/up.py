@@ -31,6 +31,8 @@ from cli.embedded_redis import NO_REDIS, find_redis_server, server_command
 from cli.keys import ensure_key
 from shared.db import migrate
 from shared.db.engine import url_of
+from shared.providers.configured_secrets import configured_secrets
+from shared.providers.registry import BUILT_IN, providers_file
 from shared.settings import Settings, inherited_environment
 
 _READY_SECONDS: Final = 30.0
@@ -199,25 +201,26 @@ async def _start_scripted_provider(supervisor: Supervisor, environment: dict[str
     command = [sys.executable, "-m", "cli.scripted_provider", "--port", str(port)]
     await supervisor.start(Child("scripted provider", command, environment, 5.0))
     await _until_listening(port)
-    return {
-        "OPENAI_API_KEY": "scripted",
-        "OPENAI_BASE_URL": f"http://127.0.0.1:{port}/v1",
-        "ANTHROPIC_API_KEY": "scripted",
-        "ANTHROPIC_BASE_URL": f"http://127.0.0.1:{port}",
-    }
+    return scripted_environment(f"http://127.0.0.1:{port}")
+
+
+def scripted_environment(url: str) -> dict[str, str]:
+    """What makes every built-in provider the scripted one at `url`, each in its own manner."""
+    environment = {}
+    for profile in BUILT_IN.values():
+        if profile.key_variables:
+            environment[profile.key_variables[0]] = "scripted"
+        v1 = "" if profile.models_path.startswith("/v1/") else "/v1"
+        environment[profile.base_url_variable] = f"{url}/{profile.id}{v1}"
+    return environment
 
 
 def _has_provider(settings: Settings) -> bool:
-    return any(
-        (
-            settings.openai_api_key,
-            settings.openai_base_url,
-            settings.anthropic_api_key,
-            settings.anthropic_base_url,
-            settings.vllm_base_url,
-            settings.providers_file,
-        )
-    )
+    """A key, a file, or the address of anything: somebody configured something."""
+    addresses = [settings.provider_base_url(profile.base_url_variable) for profile in BUILT_IN.values()]
+    file = providers_file(settings)
+    secrets = configured_secrets(settings, file, BUILT_IN.values())
+    return bool(secrets or settings.providers_file or any(addresses))
 
 
 def _print_banner(settings: Settings, key: str, *, demo: bool) -> None:

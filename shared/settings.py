@@ -185,12 +185,47 @@ class Settings(BaseSettings):
     vllm_api_key: SecretStr | None = Field(default=None, validation_alias="VLLM_API_KEY")
     vllm_base_url: str | None = Field(default=None, validation_alias="VLLM_BASE_URL")
 
+    deepseek_api_key: SecretStr | None = Field(default=None, validation_alias="DEEPSEEK_API_KEY")
+    deepseek_base_url: str | None = Field(default=None, validation_alias="DEEPSEEK_BASE_URL")
+    xai_api_key: SecretStr | None = Field(default=None, validation_alias="XAI_API_KEY")
+    xai_base_url: str | None = Field(default=None, validation_alias="XAI_BASE_URL")
+    openrouter_api_key: SecretStr | None = Field(default=None, validation_alias="OPENROUTER_API_KEY")
+    openrouter_base_url: str | None = Field(default=None, validation_alias="OPENROUTER_BASE_URL")
+    litellm_api_key: SecretStr | None = Field(default=None, validation_alias="LITELLM_API_KEY")
+    litellm_base_url: str | None = Field(default=None, validation_alias="LITELLM_BASE_URL")
+    nvidia_nim_api_key: SecretStr | None = Field(default=None, validation_alias="NVIDIA_NIM_API_KEY")
+    nvidia_nim_base_url: str | None = Field(default=None, validation_alias="NVIDIA_NIM_BASE_URL")
+    perplexity_api_key: SecretStr | None = Field(default=None, validation_alias="PERPLEXITY_API_KEY")
+    perplexity_base_url: str | None = Field(default=None, validation_alias="PERPLEXITY_BASE_URL")
+    huggingface_api_key: SecretStr | None = Field(
+        default=None, validation_alias=AliasChoices("HF_TOKEN", "HUGGINGFACE_API_KEY")
+    )
+    huggingface_base_url: str | None = Field(default=None, validation_alias="HUGGINGFACE_BASE_URL")
+
     api: ApiSettings = ApiSettings()
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     provider: ProviderSettings = ProviderSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+
+    def provider_key(self, variable: str) -> SecretStr | None:
+        """The provider's key that this variable holds. A variable without a setting is read as it is."""
+        found = self._by_variable(variable)
+        return found if found is None or isinstance(found, SecretStr) else SecretStr(found)
+
+    def provider_base_url(self, variable: str) -> str | None:
+        found = self._by_variable(variable)
+        return found.get_secret_value() if isinstance(found, SecretStr) else found
+
+    def _by_variable(self, variable: str) -> str | SecretStr | None:
+        for name, field in type(self).model_fields.items():
+            alias = field.validation_alias
+            names = alias.choices if isinstance(alias, AliasChoices) else [alias]
+            if variable in names:
+                found: str | SecretStr | None = getattr(self, name)
+                return found
+        return environment_variable(variable) if variable else None
 
 
 def load_settings(**overrides: Any) -> Settings:

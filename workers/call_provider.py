@@ -23,7 +23,8 @@ from shared import faultpoints
 from shared.domain.job import Job, Target
 from shared.domain.usage import Usage
 from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
-from shared.providers.dialect import StreamDecoder
+from shared.providers import refusals
+from shared.providers.dialect import Call, StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseReader
 from shared.settings import ProviderSettings
@@ -49,7 +50,7 @@ Emit = Callable[[list[bytes]], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Completed:
-    """A call that succeeded: the canonical answer, or the events of a stream not emitted yet."""
+    """A call that succeeded: the answer, or the events of a stream not emitted yet."""
 
     body: bytes = b""
     tail: Sequence[bytes] = ()
@@ -109,13 +110,15 @@ async def call_provider(
     progress: CallProgress,
     emit: Emit,
 ) -> Completed:
-    """The canonical answer. A stream's events went through `emit`, all but those of its last read.
+    """The answer in the form of the job's kind.
+
+    A stream's events went through `emit`, all but those of its last read.
 
     Raises ProviderError (retryable or not), or InvalidRequest for what the provider cannot be asked.
     """
-    request = profile.dialect.encode_chat(
-        job.body, target=target, profile=profile, stream=job.stream, include_usage=job.include_usage
-    )
+    codec = profile.codec(job.kind)
+    call = Call(job.body, target, profile, job.stream, job.include_usage, job.id)
+    request = codec.encode(call)
     session = transport.session(profile, target.credential, {**profile.headers, **auth_headers})
     headers = {
         **request.headers,
@@ -134,7 +137,7 @@ async def call_provider(
             faultpoints.hit("W2")
             progress.sent = True
             async with session.post(
-                profile.url(request.path),
+                profile.url(request.path, job.kind),
                 data=_payload(request.body),
                 headers=headers,
                 allow_redirects=False,
@@ -142,20 +145,16 @@ async def call_provider(
                 faultpoints.hit("W4")
                 if response.status != 200:
                     body = await _read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
-                    raise profile.dialect.decode_error(
-                        response.status, _lower(response.headers), body, profile=profile
-                    )
+                    raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
                 if job.stream and response.content_type in _NOT_STREAMS:
                     # Some say in a plain 200 why there is no stream; any other body is no answer.
                     body = await _read_capped(response, settings.max_answer_bytes, profile)
-                    profile.dialect.decode_chat(body, profile=profile, target=target)
+                    codec.decode(body, call)
                     raise ProviderAnswerInvalid(
                         f"{profile.name} answered a streamed request without a stream.", provider=profile.id
                     )
                 if job.stream:
-                    decoder = profile.dialect.open_stream(
-                        target=target, profile=profile, include_usage=job.include_usage
-                    )
+                    decoder = codec.open_stream(call)
 
                     def tick() -> None:
                         progress.first_byte_at = progress.first_byte_at or time.monotonic()
@@ -166,7 +165,7 @@ async def call_provider(
                     tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
                     return Completed(tail=tail)
                 body = await _read_capped(response, settings.max_answer_bytes, profile)
-                answer = profile.dialect.decode_chat(body, profile=profile, target=target)
+                answer = codec.decode(body, call)
                 progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
                 progress.text_chars = len(answer.body)
                 return Completed(body=answer.body)
@@ -237,7 +236,7 @@ async def _relay(
                 progress.emitted += len(events)
                 await emit(events)
         if decoder.finished:
-            return events
+            return [*events, *decoder.end()]
     tail: list[bytes] = []
     for event in reader.close():
         tail += decoder.feed(event)
@@ -247,7 +246,7 @@ async def _relay(
             progress.emitted += len(tail)
             await emit(tail)
         raise ProviderUnavailable(f"{profile.name} cut its stream short.", provider=profile.id)
-    return tail
+    return [*tail, *decoder.end()]
 
 
 async def _read_capped(

@@ -19,7 +19,7 @@ from loguru import logger as log
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.error_views import internal_error, render, surface_of
+from api.error_views import internal_error, render, surface_of_scope
 from api.request_body import too_large
 from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
 from shared.ids import RequestId, accept_request_id
@@ -122,7 +122,7 @@ class Edge:
         state["error"] = error
         if answer.status:
             return
-        status, headers, body = render(error, surface_of(scope["path"]), state["request_id"])
+        status, headers, body = render(error, surface_of_scope(scope), state["request_id"])
         await answer.send({"type": "http.response.start", "status": status, "headers": headers})
         await answer.send({"type": "http.response.body", "body": body})
 

@@ -11,11 +11,10 @@ from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.openai_v1.schemas import ChatCompletion, ErrorAnswer, check_chat_completion
 from api.request_body import read_body
-from api.sse import verbatim
-from api.submit import ChatCall, submit
-from shared.domain.job import Surface
+from api.sse import AS_STORED
+from api.submit import Submission, as_stored, submit
+from shared.domain.job import JobKind, Surface
 from shared.providers.resolve import resolve
-from shared.queue.frames import Result
 
 router: Final = APIRouter()
 
@@ -57,18 +56,15 @@ async def chat_completions(request: Request) -> Response:
     document = parse_object(body)
     check_chat_completion(document)
     options = document.get("stream_options")
-    call = ChatCall(
+    call = Submission(
+        kind=JobKind.CHAT,
         document=document,
         body=body,
         target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
         surface=Surface.OPENAI,
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
-        render_body=_as_stored,
-        render_event=verbatim,
+        render_body=as_stored,
+        form=AS_STORED,
     )
     return await submit(call, request, principal, via)
-
-
-def _as_stored(result: Result) -> bytes:
-    return result.body or b""

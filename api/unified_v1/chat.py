@@ -11,11 +11,11 @@ from starlette.responses import Response
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.request_body import read_body
-from api.resume import register_renderer
-from api.sse import verbatim
-from api.submit import ChatCall, submit
+from api.resume import register_form
+from api.sse import AS_STORED, StreamForm
+from api.submit import Submission, submit
 from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
-from shared.domain.job import Surface
+from shared.domain.job import JobKind, Surface
 from shared.errors import NotFound
 from shared.providers.resolve import resolve
 from shared.queue.frames import Result
@@ -67,7 +67,8 @@ async def chat(request: Request) -> Response:
             )
         name = f"{provider}/{name}"
     target = resolve(name, via.registry, via.settings.default_provider, via.catalogue)
-    call = ChatCall(
+    call = Submission(
+        kind=JobKind.CHAT,
         document=document,
         body=None,
         target=target,
@@ -75,7 +76,7 @@ async def chat(request: Request) -> Response:
         stream=document.get("stream") is True,
         include_usage=True,
         render_body=_unified_answer,
-        render_event=render_event,
+        form=FORM,
     )
     return await submit(call, request, principal, via)
 
@@ -117,5 +118,5 @@ def render_event(event: bytes) -> bytes:
     return orjson.dumps(rendered) if delta or len(rendered) > 1 else b""
 
 
-register_renderer(Surface.UNIFIED, render_event)
-register_renderer(Surface.OPENAI, verbatim)
+FORM: Final = register_form(Surface.UNIFIED, StreamForm(render_event))
+register_form(Surface.OPENAI, AS_STORED)

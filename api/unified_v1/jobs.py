@@ -33,4 +33,4 @@ async def events(
     event_id = request.headers.get("last-event-id") or f"{job_id}:{after}"
     if event_id.partition(":")[0] != job_id:
         raise NotFound("There is no such job.")
-    return await resume(event_id, request, principal, via, surface=None, render=None)
+    return await resume(event_id, request, principal, via, surface=None)

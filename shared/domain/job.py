@@ -54,7 +54,30 @@ TERMINAL: Final = frozenset(state for state, onward in TRANSITIONS.items() if no
 
 
 class JobKind(StrEnum):
+    """What is asked, and in whose form: body, answer and stream events of a job are all in it.
+
+    A worker translates where the provider speaks another form, so that falling back to
+    another provider changes nothing of what the caller reads.
+    """
+
     CHAT = "chat"
+    """OpenAI chat completions."""
+    MESSAGES = "messages"
+    """Anthropic messages."""
+    RESPONSES = "responses"
+    """OpenAI responses."""
+    COMPLETION = "completion"
+    """OpenAI's older completions: a prompt and its continuation."""
+    EMBEDDINGS = "embeddings"
+    """OpenAI embeddings."""
+    RERANK = "rerank"
+    """`{model, query, documents: [str], top_n}` to `{id, model, results, usage}`, best first;
+    a result is `{index, relevance_score}`, the score within 0 and 1.
+    """
+    SUMMARIZATION = "summarization"
+    """`{model, text, max_length, min_length}` to `{id, model, summary}`."""
+    COUNT_TOKENS = "count_tokens"
+    """Anthropic messages to `{input_tokens}`: nothing is generated, nothing charged."""
 
 
 class Lane(StrEnum):
@@ -68,6 +91,11 @@ class Surface(StrEnum):
 
     OPENAI = "openai"
     UNIFIED = "unified"
+    ANTHROPIC = "anthropic"
+    RESPONSES = "responses"
+    COHERE = "cohere"
+    INFERENCE = "inference"
+    """The older routes under /v1/inference: their streams say `{"text": ...}`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +111,8 @@ class Target:
 class Job:
     """The envelope that travels through the queue.
 
-    `body`: canonical OpenAI chat-completions JSON, gateway-only fields already gone,
-    `model` set to that of `plan[0]`. It is opaque bytes to the queue.
+    `body`: JSON in the form of `kind`, gateway-only fields already gone, `model` set to
+    that of `plan[0]`. It is opaque bytes to the queue.
     `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
     """
 
@@ -130,11 +158,16 @@ class Job:
         fields: dict[str, Any] = orjson.loads(header)
         if fields.get("v") != ENVELOPE_VERSION:
             raise UnknownEnvelope(fields.get("v"))
+        try:
+            kind, lane, surface = JobKind(fields["kind"]), Lane(fields["lane"]), Surface(fields["surface"])
+        except ValueError as exc:
+            # A newer release knows more of them; its own workers will take the job.
+            raise UnknownEnvelope(exc) from exc
         return cls(
             id=JobId(fields["id"]),
-            kind=JobKind(fields["kind"]),
-            lane=Lane(fields["lane"]),
-            surface=Surface(fields["surface"]),
+            kind=kind,
+            lane=lane,
+            surface=surface,
             account=AccountId(fields["account"]),
             api_key=ApiKeyId(fields["key"]),
             request_id=RequestId(fields["req"]),
@@ -147,5 +180,10 @@ class Job:
 
 
 class UnknownEnvelope(Exception):
-    def __init__(self, version: object) -> None:
-        super().__init__(f"job envelope version {version!r} is not {ENVELOPE_VERSION}")
+    def __init__(self, found: object) -> None:
+        """`found`: the other version, or what of this one's envelope is not known here."""
+        super().__init__(
+            f"job envelope version {ENVELOPE_VERSION} does not know: {found}"
+            if isinstance(found, ValueError)
+            else f"job envelope version {found!r} is not {ENVELOPE_VERSION}"
+        )

@@ -5,19 +5,26 @@ Workers use the secrets; `Registry` only asks which providers have one.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from pydantic import SecretStr
 
 from shared.providers.custom import ProvidersFile
+from shared.providers.profile import ProviderProfile
 from shared.settings import Settings, environment_variable
 
 
-def configured_secrets(settings: Settings, file: ProvidersFile) -> dict[str, SecretStr]:
+def configured_secrets(
+    settings: Settings, file: ProvidersFile, built_in: Iterable[ProviderProfile]
+) -> dict[str, SecretStr]:
     """By provider id; providers without a secret, or with an empty one, are left out."""
-    found: dict[str, SecretStr | None] = {
-        "openai": settings.openai_api_key,
-        "anthropic": settings.anthropic_api_key,
-        "vllm": settings.vllm_api_key,
-    }
+    found: dict[str, SecretStr | None] = {}
+    for profile in built_in:
+        for variable in profile.key_variables:
+            secret = settings.provider_key(variable)
+            if secret is not None and secret.get_secret_value().strip():
+                found[profile.id] = secret
+                break
     for endpoint in file.endpoint:
         if endpoint.api_key_env is not None:
             found[endpoint.id] = SecretStr(environment_variable(endpoint.api_key_env) or "")

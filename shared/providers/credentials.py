@@ -1,6 +1,6 @@
 """The providers' secrets. Only workers build one of these.
 
-A credential is bound to the origin it was configured for, and is never sent to another.
+A credential is bound to the origins it was configured for, and is never sent to another.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shared.domain.job import Target
 from shared.errors import ProviderCredentialRefused
 from shared.providers.configured_secrets import configured_secrets
 from shared.providers.profile import ProviderProfile
-from shared.providers.registry import Registry, providers_file
+from shared.providers.registry import BUILT_IN, Registry, providers_file
 from shared.settings import Settings
 
 DEFAULT: Final = "default"
@@ -24,7 +24,7 @@ DEFAULT: Final = "default"
 @dataclass(frozen=True, slots=True)
 class Credential:
     secret: SecretStr
-    origin: str
+    origins: frozenset[str]
 
 
 class Credentials:
@@ -35,10 +35,10 @@ class Credentials:
     @classmethod
     def from_settings(cls, settings: Settings, registry: Registry | None = None) -> Credentials:
         registry = registry or Registry.from_settings(settings)
-        secrets = configured_secrets(settings, providers_file(settings))
+        secrets = configured_secrets(settings, providers_file(settings), BUILT_IN.values())
         return cls(
             {
-                (provider, DEFAULT): Credential(secret, registry.get(provider).origin)
+                (provider, DEFAULT): Credential(secret, registry.get(provider).origins)
                 for provider, secret in secrets.items()
             }
         )
@@ -59,7 +59,7 @@ class Credentials:
                     f"No key is configured for {profile.name}.", provider=profile.id
                 )
             return {}
-        if credential.origin != profile.origin:
+        if not profile.origins <= credential.origins:
             raise ProviderCredentialRefused(
                 f"The key of {profile.name} belongs to another address than the one to be called.",
                 provider=profile.id,

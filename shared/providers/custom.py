@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
-from shared.providers.dialects.openai_chat import openai_chat
+from shared.providers.dialects import languages
 from shared.providers.profile import Bearer, Capability, ProviderProfile
 
 ID_PATTERN: Final = r"^[a-z][a-z0-9_]{0,31}$"
@@ -78,7 +78,7 @@ class Endpoint(_Entry):
             name=self.name or self.id,
             base_url=self.base_url,
             auth=Bearer(),
-            dialect=openai_chat,
+            dialect=languages.OPENAI,
             capabilities=self.capabilities,
             models=self.models,
             credential_required=self.api_key is not None or self.api_key_env is not None,

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.providers.dialects.openai_chat import openai_chat
-from shared.providers.profile import Bearer, Capability, ProviderProfile
+from shared.providers.dialects import languages
+from shared.providers.profile import CHAT_MODEL, Bearer, Capability, ProviderProfile
 
 PROFILE: Final = ProviderProfile(
     id="openai",
     name="OpenAI",
     base_url="https://api.openai.com/v1",
     auth=Bearer(),
-    dialect=openai_chat,
-    capabilities=frozenset(Capability),
+    dialect=languages.OPENAI,
+    capabilities=CHAT_MODEL
+    | {
+        Capability.VISION,
+        Capability.REASONING,
+        Capability.EFFORT,
+        Capability.COMPLETION,
+        Capability.EMBEDDINGS,
+    },
+    key_variables=("OPENAI_API_KEY",),
+    base_url_variable="OPENAI_BASE_URL",
     docs="https://platform.openai.com/docs/api-reference/chat",
 )

@@ -32,7 +32,7 @@ class Registry:
         """Raises ProvidersFileInvalid, or ValueError naming a base URL that is none."""
         file = providers_file(settings)
         profiles = [*_built_in(settings, file), *(endpoint.profile() for endpoint in file.endpoint)]
-        return cls(profiles, with_credential=configured_secrets(settings, file).keys())
+        return cls(profiles, with_credential=configured_secrets(settings, file, BUILT_IN.values()).keys())
 
     def get(self, provider_id: str) -> ProviderProfile:
         """Raises NotFound."""
@@ -68,19 +68,14 @@ def providers_file(settings: Settings) -> ProvidersFile:
 
 
 def _built_in(settings: Settings, file: ProvidersFile) -> Iterable[ProviderProfile]:
-    from_environment = {
-        "openai": settings.openai_base_url,
-        "anthropic": settings.anthropic_base_url,
-        "vllm": settings.vllm_base_url,
-    }
     for profile in BUILT_IN.values():
         override = file.providers.get(profile.id)
-        url = from_environment.get(profile.id)
+        url = settings.provider_base_url(profile.base_url_variable)
         if url:
             try:
                 yield profile.with_base_url(check_base_url(url))
             except ValueError as exc:
-                raise ValueError(f"{profile.id.upper()}_BASE_URL {exc}") from exc
+                raise ValueError(f"{profile.base_url_variable} {exc}") from exc
         elif override is not None:
             yield profile.with_base_url(override.base_url)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from shared.providers.dialects.openai_chat import openai_chat
+from shared.providers.dialects import languages
 from shared.providers.profile import Bearer, Capability, ProviderProfile
 
 PROFILE: Final = ProviderProfile(
@@ -16,9 +16,11 @@ PROFILE: Final = ProviderProfile(
     name="vLLM",
     base_url="",
     auth=Bearer(),
-    dialect=openai_chat,
-    capabilities=frozenset(Capability),
+    dialect=languages.OPENAI,
+    capabilities=frozenset(Capability) - {Capability.SUMMARIZATION},
     credential_required=False,
     self_hosted=True,
+    key_variables=("VLLM_API_KEY",),
+    base_url_variable="VLLM_BASE_URL",
     docs="https://docs.vllm.ai/en/latest/serving/openai_compatible_server.html",
 )

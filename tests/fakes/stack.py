@@ -34,6 +34,7 @@ from typing import IO, Any, Final, Self
 import httpx
 from sqlalchemy import text
 
+from cli.up import scripted_environment
 from shared.auth import api_keys
 from shared.db import migrate
 from shared.db.engine import create_engine
@@ -353,10 +354,7 @@ class Stack:
             "DATABASE_URL": self.database_url,
             "HEADRACE_DATA_DIR": str(self.folder / "data"),
             "HEADRACE_KEY_PEPPER": self._pepper,
-            "OPENAI_API_KEY": "scripted",
-            "OPENAI_BASE_URL": self.provider.base_url,
-            "ANTHROPIC_API_KEY": "scripted",
-            "ANTHROPIC_BASE_URL": self.provider.url,
+            **scripted_environment(self.provider.url),
             **self._settings,
         }
 

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import orjson
 
-from shared.domain.job import Target
 from shared.domain.usage import Usage
-from shared.errors import InvalidJson, ProviderAnswerInvalid, ProviderError
+from shared.errors import InvalidJson, ProviderAnswerInvalid
 from shared.providers import refusals
-from shared.providers.dialect import Answer, ProviderRequest
+from shared.providers.dialect import Answer, Call, ProviderRequest
+from shared.providers.not_carried_over import not_carried_over
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent
 
@@ -24,16 +24,14 @@ _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class OpenAiChat:
-    id: Final = "openai"
+    def encode(self, call: Call) -> ProviderRequest:
+        if self._is_ready(call):
+            return ProviderRequest(PATH, call.body, _NO_HEADERS)
+        body, headers = _adapt(call)
+        return ProviderRequest(PATH, body, headers)
 
-    def encode_chat(
-        self, body: bytes, *, target: Target, profile: ProviderProfile, stream: bool, include_usage: bool
-    ) -> ProviderRequest:
-        if not self._is_ready(body, target, profile, stream):
-            body = _adapt(body, target, profile, stream)
-        return ProviderRequest(PATH, body, _NO_HEADERS)
-
-    def decode_chat(self, body: bytes, *, profile: ProviderProfile, target: Target) -> Answer:
+    def decode(self, body: bytes, call: Call) -> Answer:
+        profile = call.profile
         try:
             answer = orjson.loads(body)
         except orjson.JSONDecodeError as exc:
@@ -52,57 +50,72 @@ class OpenAiChat:
                 raise _not_a_completion(profile)
         return Answer(body, read_usage(answer.get("usage")), _text(choices[0].get("finish_reason")))
 
-    def open_stream(
-        self, *, target: Target, profile: ProviderProfile, include_usage: bool
-    ) -> OpenAiChatStream:
-        return OpenAiChatStream(profile, include_usage=include_usage)
-
-    def decode_error(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile
-    ) -> ProviderError:
-        return refusals.from_http(status, headers, body, profile=profile)
+    def open_stream(self, call: Call) -> OpenAiChatStream:
+        return OpenAiChatStream(call.profile, include_usage=call.include_usage)
 
     @staticmethod
-    def _is_ready(body: bytes, target: Target, profile: ProviderProfile, stream: bool) -> bool:
-        """Whether `body` may go out as it is. Wrong only towards parsing it for nothing.
+    def _is_ready(call: Call) -> bool:
+        """Whether the body may go out as it is. Wrong only towards parsing it for nothing.
 
         Quotes inside a JSON string are escaped, so none of these finds can be prompt text.
         """
-        if stream:
+        body, profile = call.body, call.profile
+        if call.stream:
             if b'"include_usage":true' not in body or b'"stream":true' not in body:
                 return False
         elif b'"stream":true' in body:
             return False
-        if b'"model":"%b"' % target.model.encode() not in body:
+        if b'"model":"%b"' % profile.model_name(call.target.model).encode() not in body:
             return False
-        return not any(b'"%b"' % name.encode() in body for name in (*profile.renames, *profile.drops))
+        touched = (*profile.renames, *profile.drops, *profile.refuses, *profile.shapes)
+        return not any(b'"%b"' % name.encode() in body for name in touched)
 
 
 openai_chat: Final = OpenAiChat()
 
 
-def _adapt(body: bytes, target: Target, profile: ProviderProfile, stream: bool) -> bytes:
-    try:
-        request = orjson.loads(body)
-    except orjson.JSONDecodeError as exc:
-        raise InvalidJson("The request body is not JSON.") from exc
-    if type(request) is not dict:
-        raise InvalidJson("The request body is not a JSON object.")
-    for name in profile.drops:
-        request.pop(name, None)
-    for old, new in profile.renames.items():
-        if old in request:
-            value = request.pop(old)
-            request.setdefault(new, value)
-    request["model"] = target.model
-    if stream:
+def _adapt(call: Call) -> tuple[bytes, Mapping[str, str]]:
+    request = parse_request(call.body)
+    headers = fit(request, call)
+    if call.stream:
         options = request.get("stream_options")
         request["stream"] = True
         request["stream_options"] = {**(options if type(options) is dict else {}), "include_usage": True}
     else:
         request.pop("stream", None)
         request.pop("stream_options", None)
-    return orjson.dumps(request)
+    return orjson.dumps(request), headers
+
+
+def parse_request(body: bytes) -> dict[str, Any]:
+    """Raises InvalidJson."""
+    try:
+        request = orjson.loads(body)
+    except orjson.JSONDecodeError as exc:
+        raise InvalidJson("The request body is not JSON.") from exc
+    if type(request) is not dict:
+        raise InvalidJson("The request body is not a JSON object.")
+    return request
+
+
+def fit(request: dict[str, Any], call: Call) -> Mapping[str, str]:
+    """What the profile says of parameters, done to `request`; headers they turned into.
+
+    Raises InvalidRequest (400) that names a parameter this provider refuses.
+    """
+    profile = call.profile
+    for name in profile.refuses:
+        if request.get(name) is not None:
+            raise not_carried_over(name, f"{profile.name} has no such parameter.")
+    for name in profile.drops:
+        request.pop(name, None)
+    for old, new in profile.renames.items():
+        if old in request:
+            value = request.pop(old)
+            request.setdefault(new, value)
+    headers = profile.shape(request) if profile.shapes & request.keys() else _NO_HEADERS
+    request["model"] = profile.model_name(call.target.model)
+    return headers
 
 
 class OpenAiChatStream:
@@ -147,6 +160,9 @@ class OpenAiChatStream:
         for choice in choices:
             self._see(choice)
         return [orjson.dumps(chunk) if b"\n" in data else data]
+
+    def end(self) -> list[bytes]:
+        return []
 
     def _without_choices(self, chunk: dict[str, Any], data: bytes) -> list[bytes]:
         if chunk.get("usage") is not None and not self._include_usage:

@@ -105,7 +105,7 @@ async def a_worker(
         registry=Registry(placed.values()),
         credentials=Credentials(
             {
-                (name, DEFAULT): Credential(SecretStr(secret), placed[name].origin)
+                (name, DEFAULT): Credential(SecretStr(secret), placed[name].origins)
                 for name, secret in keys.items()
             }
         ),

@@ -140,16 +140,57 @@ def test_an_oversized_body_closes_the_connection_and_a_missing_key_says_how_to_s
     assert headers(errors.AuthenticationFailed("m"))[b"www-authenticate"] == b"Bearer"
 
 
-@pytest.mark.parametrize("surface", list(Surface))
-def test_a_broken_stream_ends_with_one_error_frame_and_no_done(surface: Surface) -> None:
+@pytest.mark.parametrize(
+    ("surface", "start"),
+    [
+        (Surface.OPENAI, b'data: {"error":{"message":'),
+        (Surface.UNIFIED, b'data: {"error":{"type":'),
+        (Surface.INFERENCE, b'data: {"error":{"type":'),
+        (Surface.COHERE, b'data: {"id":'),
+        (Surface.ANTHROPIC, b'event: error\ndata: {"type":"error","error":{"type":"api_error",'),
+        (Surface.RESPONSES, b'event: error\ndata: {"type":"error","message":'),
+    ],
+)
+def test_a_broken_stream_ends_with_one_error_frame_and_no_done(surface: Surface, start: bytes) -> None:
     frame = stream_frame(
         errors.ProviderUnavailable("line\r\nbreaks\n\n", provider="openai"), surface, REQUEST
     )
 
-    assert frame.startswith(b'data: {"error":{')
+    assert frame.startswith(start)
     assert frame.endswith(b"}\n\n")
-    assert frame.count(b"\n") == 2
+    assert frame.count(b"data: ") == 1
+    assert frame.count(b"\n") == start.count(b"\n") + 2
     assert b"[DONE]" not in frame
+
+
+def test_every_surface_has_a_frame_that_ends_it() -> None:
+    error = errors.DeadlineExceeded("late")
+
+    assert all(b"late" in stream_frame(error, surface, REQUEST) for surface in Surface)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (errors.InvalidRequest("m"), 400, "invalid_request_error"),
+        (errors.AuthenticationFailed("m"), 401, "authentication_error"),
+        (errors.ModelNotFound("m"), 404, "not_found_error"),
+        (errors.PayloadTooLarge("m"), 413, "request_too_large"),
+        (errors.ProviderRateLimited("m", provider="p"), 429, "rate_limit_error"),
+        (errors.ProviderUnavailable("m", provider="p"), 502, "api_error"),
+        (errors.QueueFull("m"), 503, "overloaded_error"),
+        (errors.ProviderTimeout("m", provider="p"), 504, "timeout_error"),
+    ],
+)
+def test_anthropics_clients_are_told_in_their_own_words(error: BrokerError, status: int, kind: str) -> None:
+    told, _, body = render(error, Surface.ANTHROPIC, REQUEST)
+
+    assert told == status
+    assert orjson.loads(body) == {
+        "type": "error",
+        "error": {"type": kind, "message": "m"},
+        "request_id": REQUEST,
+    }
 
 
 def test_details_that_json_does_not_know_are_still_an_answer() -> None:

@@ -11,8 +11,9 @@ import orjson
 from shared.clock import ManualClock
 from shared.domain.job import Target
 from shared.providers import anthropic, openai, vllm
-from shared.providers.dialect import StreamDecoder
-from shared.providers.dialects.anthropic import AnthropicMessages
+from shared.providers.dialect import Call, StreamDecoder
+from shared.providers.dialects.anthropic import ChatAsMessages
+from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent, SseReader
 
 OPENAI, ANTHROPIC, VLLM = (
@@ -24,9 +25,20 @@ GPT = Target("openai", "gpt-4o-mini")
 CLAUDE = Target("anthropic", "claude-sonnet-4-5")
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-anthropic_messages = AnthropicMessages(clock=ManualClock(NOW))
+anthropic_messages = ChatAsMessages(clock=ManualClock(NOW))
 
 _GOLDEN = Path(__file__).parents[2] / "golden"
+
+
+def a_call(
+    profile: ProviderProfile,
+    target: Target,
+    *,
+    body: bytes = b"{}",
+    stream: bool = False,
+    include_usage: bool = False,
+) -> Call:
+    return Call(body, target, profile, stream=stream, include_usage=include_usage)
 
 
 def golden(name: str) -> bytes:

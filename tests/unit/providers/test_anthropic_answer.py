@@ -15,6 +15,7 @@ from shared.providers.sse_reader import SseEvent
 from tests.unit.providers.support import (
     ANTHROPIC,
     CLAUDE,
+    a_call,
     anthropic_messages,
     comparable,
     decoded,
@@ -26,7 +27,7 @@ USAGE = Usage(prompt_tokens=160, completion_tokens=61, cached_tokens=130)
 
 
 def a_stream(*, include_usage: bool = True) -> AnthropicStream:
-    return anthropic_messages.open_stream(target=CLAUDE, profile=ANTHROPIC, include_usage=include_usage)
+    return anthropic_messages.open_stream(a_call(ANTHROPIC, CLAUDE, include_usage=include_usage))
 
 
 def event(document: dict[str, Any]) -> SseEvent:
@@ -38,9 +39,7 @@ START = event({"type": "message_start", "message": {"id": "msg_1", "model": "cla
 
 @pytest.mark.parametrize("name", ["text", "tools"])
 def test_a_message_becomes_a_completion(name: str) -> None:
-    answer = anthropic_messages.decode_chat(
-        golden(f"anthropic/{name}.json"), profile=ANTHROPIC, target=CLAUDE
-    )
+    answer = anthropic_messages.decode(golden(f"anthropic/{name}.json"), a_call(ANTHROPIC, CLAUDE))
 
     assert orjson.loads(answer.body) == orjson.loads(golden(f"anthropic/{name}.canonical.json"))
     assert answer.usage == USAGE
@@ -147,10 +146,9 @@ def test_stop_reasons_are_translated_plain_and_streamed(stop_reason: str, finish
     decoder = a_stream()
     decoder.feed(START)
 
-    answer = anthropic_messages.decode_chat(
+    answer = anthropic_messages.decode(
         orjson.dumps({"type": "message", "content": [], "stop_reason": stop_reason}),
-        profile=ANTHROPIC,
-        target=CLAUDE,
+        a_call(ANTHROPIC, CLAUDE),
     )
     decoder.feed(event({"type": "message_delta", "delta": {"stop_reason": stop_reason}}))
 
@@ -189,7 +187,7 @@ def test_an_error_is_known_by_its_type_when_it_came_with_status_200(kind: str, s
     with pytest.raises(ProviderError) as streamed:
         a_stream().feed(event(error))
     with pytest.raises(ProviderError) as plain:
-        anthropic_messages.decode_chat(orjson.dumps(error), profile=ANTHROPIC, target=CLAUDE)
+        anthropic_messages.decode(orjson.dumps(error), a_call(ANTHROPIC, CLAUDE))
 
     assert streamed.value.status == plain.value.status == status
 
@@ -199,7 +197,7 @@ def test_an_error_is_known_by_its_type_when_it_came_with_status_200(kind: str, s
 )
 def test_what_is_no_message_is_refused(body: bytes) -> None:
     with pytest.raises(ProviderAnswerInvalid):
-        anthropic_messages.decode_chat(body, profile=ANTHROPIC, target=CLAUDE)
+        anthropic_messages.decode(body, a_call(ANTHROPIC, CLAUDE))
 
 
 @pytest.mark.parametrize(
@@ -325,7 +323,7 @@ def test_any_message_decodes_the_same_plain_and_streamed(
     content: list[dict[str, Any]], cuts: list[int], include_usage: bool
 ) -> None:
     usage = {"input_tokens": 3, "cache_read_input_tokens": 4, "output_tokens": 9}
-    plain = anthropic_messages.decode_chat(
+    plain = anthropic_messages.decode(
         orjson.dumps(
             {
                 "type": "message",
@@ -336,8 +334,7 @@ def test_any_message_decodes_the_same_plain_and_streamed(
                 "usage": usage,
             }
         ),
-        profile=ANTHROPIC,
-        target=CLAUDE,
+        a_call(ANTHROPIC, CLAUDE),
     )
     decoder = a_stream(include_usage=include_usage)
 

@@ -8,7 +8,7 @@ import pytest
 from shared.domain.job import Target
 from shared.errors import InvalidJson, InvalidRequest
 from shared.providers.profile import ProviderProfile
-from tests.unit.providers.support import ANTHROPIC, CLAUDE, anthropic_messages, golden
+from tests.unit.providers.support import ANTHROPIC, CLAUDE, a_call, anthropic_messages, golden
 
 HELLO = [{"role": "user", "content": "hello"}]
 TOOL = {"type": "function", "function": {"name": "look", "parameters": {"type": "object"}}}
@@ -23,8 +23,8 @@ def sent(
 ) -> dict[str, Any]:
     """What Anthropic is sent for a canonical request; `messages` is filled in when left out."""
     body = orjson.dumps({"model": target.model, "messages": HELLO, **request})
-    encoded = anthropic_messages.encode_chat(
-        body, target=target, profile=profile, stream=stream, include_usage=False
+    encoded = anthropic_messages.encode(
+        a_call(profile, target, body=body, stream=stream, include_usage=False)
     )
     decoded: dict[str, Any] = orjson.loads(encoded.body)
     return decoded
@@ -43,9 +43,7 @@ def user(*content: dict[str, Any]) -> Any:
 def test_a_whole_conversation_is_carried_over() -> None:
     body = golden("anthropic/conversation.canonical.json")
 
-    request = anthropic_messages.encode_chat(
-        body, target=CLAUDE, profile=ANTHROPIC, stream=True, include_usage=True
-    )
+    request = anthropic_messages.encode(a_call(ANTHROPIC, CLAUDE, body=body, stream=True, include_usage=True))
 
     assert orjson.loads(request.body) == orjson.loads(golden("anthropic/conversation.request.json"))
     assert request.headers == {}
@@ -62,8 +60,8 @@ def test_a_whole_conversation_is_carried_over() -> None:
 def test_the_path_fits_base_urls_with_and_without_v1(base_url: str, url: str) -> None:
     profile = ANTHROPIC.with_base_url(base_url)
 
-    request = anthropic_messages.encode_chat(
-        orjson.dumps({"messages": HELLO}), target=CLAUDE, profile=profile, stream=False, include_usage=False
+    request = anthropic_messages.encode(
+        a_call(profile, CLAUDE, body=orjson.dumps({"messages": HELLO}), stream=False, include_usage=False)
     )
 
     assert profile.url(request.path) == url
@@ -354,8 +352,8 @@ def test_hints_and_values_that_change_nothing_are_left_out() -> None:
 def test_the_wanted_version_of_the_api_travels_as_a_header() -> None:
     body = orjson.dumps({"messages": HELLO, "anthropic_version": "2023-01-01"})
 
-    request = anthropic_messages.encode_chat(
-        body, target=CLAUDE, profile=ANTHROPIC, stream=False, include_usage=False
+    request = anthropic_messages.encode(
+        a_call(ANTHROPIC, CLAUDE, body=body, stream=False, include_usage=False)
     )
 
     assert request.headers == {"anthropic-version": "2023-01-01"}
@@ -469,6 +467,4 @@ def test_images_anthropic_cannot_read_are_named(url: str) -> None:
 @pytest.mark.parametrize("body", [b"{", b"[]"])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidJson):
-        anthropic_messages.encode_chat(
-            body, target=CLAUDE, profile=ANTHROPIC, stream=False, include_usage=False
-        )
+        anthropic_messages.encode(a_call(ANTHROPIC, CLAUDE, body=body, stream=False, include_usage=False))

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from shared.domain.job import Target
+from shared.domain.job import JobKind, Target
 from shared.errors import ProviderAnswerInvalid
 from shared.providers import anthropic
 from shared.providers.sse_reader import SseEvent
+from tests.unit.providers.support import a_call
 
 
 def test_a_delta_of_no_kind_is_no_answer() -> None:
     target = Target("anthropic", "claude-sonnet-4-5")
-    stream = anthropic.PROFILE.dialect.open_stream(
-        target=target, profile=anthropic.PROFILE, include_usage=False
-    )
+    stream = anthropic.PROFILE.codec(JobKind.CHAT).open_stream(a_call(anthropic.PROFILE, target))
     start = b'{"type":"message_start","message":{"id":"msg_1","model":"m","usage":{"input_tokens":1}}}'
     stream.feed(SseEvent("message_start", start))
 

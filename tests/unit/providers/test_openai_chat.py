@@ -18,7 +18,17 @@ from shared.errors import (
 from shared.providers.dialects.openai_chat import openai_chat
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent
-from tests.unit.providers.support import GPT, OPENAI, VLLM, comparable, decoded, events, golden, message_of
+from tests.unit.providers.support import (
+    GPT,
+    OPENAI,
+    VLLM,
+    a_call,
+    comparable,
+    decoded,
+    events,
+    golden,
+    message_of,
+)
 
 PLAIN = b'{"model":"gpt-4o-mini","messages":[{"role":"user","content":"hello"}]}'
 STREAMED = PLAIN[:-1] + b',"stream":true,"stream_options":{"include_usage":true}}'
@@ -27,9 +37,7 @@ STREAMED = PLAIN[:-1] + b',"stream":true,"stream_options":{"include_usage":true}
 def encoded(
     body: bytes, *, profile: ProviderProfile = OPENAI, target: Target = GPT, stream: bool = False
 ) -> bytes:
-    request = openai_chat.encode_chat(
-        body, target=target, profile=profile, stream=stream, include_usage=False
-    )
+    request = openai_chat.encode(a_call(profile, target, body=body, stream=stream, include_usage=False))
     assert request.path == "/chat/completions"
     assert request.headers == {}
     return request.body
@@ -105,7 +113,7 @@ def test_a_body_that_is_no_object_is_refused_once_it_has_to_be_read(body: bytes)
 def test_an_answer_goes_on_as_the_bytes_it_came_in(name: str, usage: Usage, reason: str) -> None:
     body = golden(name)
 
-    answer = openai_chat.decode_chat(body, profile=OPENAI, target=GPT)
+    answer = openai_chat.decode(body, a_call(OPENAI, GPT))
 
     assert answer.body is body
     assert answer.usage == usage
@@ -132,14 +140,14 @@ def test_an_answer_goes_on_as_the_bytes_it_came_in(name: str, usage: Usage, reas
 )
 def test_what_is_no_completion_is_refused(body: bytes) -> None:
     with pytest.raises(ProviderAnswerInvalid):
-        openai_chat.decode_chat(body, profile=OPENAI, target=GPT)
+        openai_chat.decode(body, a_call(OPENAI, GPT))
 
 
 def test_an_error_that_came_with_status_200_is_an_error() -> None:
     body = b'{"error":{"message":"Slow down","type":"rate_limit_error","code":429}}'
 
     with pytest.raises(ProviderRateLimited):
-        openai_chat.decode_chat(body, profile=OPENAI, target=GPT)
+        openai_chat.decode(body, a_call(OPENAI, GPT))
 
 
 @pytest.mark.parametrize(
@@ -149,17 +157,17 @@ def test_an_error_that_came_with_status_200_is_an_error() -> None:
 def test_usage_that_says_nothing_is_none(usage: bytes) -> None:
     body = b'{"choices":[{"message":{}}],"usage":%b}' % usage
 
-    assert openai_chat.decode_chat(body, profile=OPENAI, target=GPT).usage is None
+    assert openai_chat.decode(body, a_call(OPENAI, GPT)).usage is None
 
 
 @pytest.mark.parametrize("name", ["text", "tools"])
 def test_a_stream_and_a_plain_answer_say_the_same(name: str) -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
     plain = golden(f"openai/{name}.json")
 
     chunks = decoded(decoder, golden(f"openai/{name}.sse"))
 
-    answer = openai_chat.decode_chat(plain, profile=OPENAI, target=GPT)
+    answer = openai_chat.decode(plain, a_call(OPENAI, GPT))
     assert message_of(chunks) == comparable(orjson.loads(plain)["choices"][0]["message"])
     assert decoder.finished
     assert decoder.usage == answer.usage
@@ -167,7 +175,7 @@ def test_a_stream_and_a_plain_answer_say_the_same(name: str) -> None:
 
 
 def test_chunks_go_on_as_the_bytes_they_came_in() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
 
     passed = [(event.data, decoder.feed(event)) for event in events(golden("openai/text.sse"))]
 
@@ -176,7 +184,7 @@ def test_chunks_go_on_as_the_bytes_they_came_in() -> None:
 
 
 def test_the_usage_chunk_is_hidden_from_who_did_not_ask() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=False)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=False))
 
     chunks = decoded(decoder, golden("openai/text.sse"))
 
@@ -188,7 +196,7 @@ def test_the_usage_chunk_is_hidden_from_who_did_not_ask() -> None:
     ("stream", "chars"), [("openai/text.sse", 9), ("openai/tools.sse", 20), ("vllm/reasoning.sse", 16)]
 )
 def test_generated_characters_are_counted(stream: str, chars: int) -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=VLLM, include_usage=False)
+    decoder = openai_chat.open_stream(a_call(VLLM, GPT, include_usage=False))
 
     decoded(decoder, golden(stream))
 
@@ -196,7 +204,7 @@ def test_generated_characters_are_counted(stream: str, chars: int) -> None:
 
 
 def test_an_error_inside_a_stream_ends_it() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=False)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=False))
 
     with pytest.raises(ProviderUnavailable) as caught:
         decoded(decoder, golden("openai/error_in_stream.sse"))
@@ -218,7 +226,7 @@ def test_an_error_inside_a_stream_ends_it() -> None:
     ],
 )
 def test_every_form_of_error_inside_a_stream_is_seen(data: dict[str, Any], status: int) -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=False)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=False))
 
     with pytest.raises(ProviderError) as caught:
         decoder.feed(SseEvent("message", orjson.dumps(data)))
@@ -228,7 +236,7 @@ def test_every_form_of_error_inside_a_stream_is_seen(data: dict[str, Any], statu
 
 @pytest.mark.parametrize("data", [b"{", b"[]", b"3", b'{"choices":{"a":1}}', b'{"choices":["x"]}'])
 def test_what_is_no_chunk_is_refused(data: bytes) -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=False)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=False))
 
     with pytest.raises(ProviderAnswerInvalid):
         decoder.feed(SseEvent("message", data))
@@ -238,13 +246,13 @@ def test_what_is_no_chunk_is_refused(data: bytes) -> None:
     "event", [SseEvent("ping", b"{}"), SseEvent("message", b""), SseEvent("message", b" \n")]
 )
 def test_pings_pass_in_silence(event: SseEvent) -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
 
     assert decoder.feed(event) == []
 
 
 def test_a_chunk_over_several_data_lines_becomes_one_line() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
 
     [chunk] = decoder.feed(SseEvent("message", b'{"choices":[{"delta":\n{"content":"a"}}]}'))
 
@@ -253,7 +261,7 @@ def test_a_chunk_over_several_data_lines_becomes_one_line() -> None:
 
 
 def test_usage_without_choices_gets_the_empty_list_clients_expect() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
 
     [chunk] = decoder.feed(SseEvent("message", b'{"usage":{"prompt_tokens":1,"completion_tokens":2}}'))
 
@@ -261,7 +269,7 @@ def test_usage_without_choices_gets_the_empty_list_clients_expect() -> None:
 
 
 def test_nothing_follows_the_end() -> None:
-    decoder = openai_chat.open_stream(target=GPT, profile=OPENAI, include_usage=True)
+    decoder = openai_chat.open_stream(a_call(OPENAI, GPT, include_usage=True))
     decoder.feed(SseEvent("message", b" [DONE] "))
 
     assert decoder.feed(SseEvent("message", b'{"choices":[{"delta":{"content":"a"}}]}')) == []

@@ -16,12 +16,13 @@ from shared.errors import (
     ProviderRejected,
     ProviderUnavailable,
 )
+from shared.providers import refusals
 from shared.providers.retry_after import retry_after_seconds
 from tests.unit.providers.support import ANTHROPIC, OPENAI, VLLM, golden
 
 
 def refused(status: int, body: bytes = b"", headers: dict[str, str] | None = None) -> ProviderError:
-    return OPENAI.dialect.decode_error(status, headers or {}, body, profile=OPENAI)
+    return refusals.from_http(status, headers or {}, body, profile=OPENAI)
 
 
 def openai_error(**fields: object) -> bytes:
@@ -109,9 +110,7 @@ def test_a_code_that_is_none_is_not_passed_on(code: object) -> None:
 
 
 def test_an_unknown_model_always_says_so() -> None:
-    error = ANTHROPIC.dialect.decode_error(
-        404, {}, golden("anthropic/unknown_model.error.json"), profile=ANTHROPIC
-    )
+    error = refusals.from_http(404, {}, golden("anthropic/unknown_model.error.json"), profile=ANTHROPIC)
 
     assert error.status == 404
     assert error.code == "model_not_found"
@@ -119,9 +118,7 @@ def test_an_unknown_model_always_says_so() -> None:
 
 
 def test_anthropics_empty_account_is_not_the_callers_mistake() -> None:
-    error = ANTHROPIC.dialect.decode_error(
-        400, {}, golden("anthropic/out_of_credit.error.json"), profile=ANTHROPIC
-    )
+    error = refusals.from_http(400, {}, golden("anthropic/out_of_credit.error.json"), profile=ANTHROPIC)
 
     assert type(error) is ProviderCredentialRefused
     assert error.message == "The gateway's key at Anthropic is out of credit."
@@ -144,7 +141,7 @@ def test_an_account_on_hold_is_not_the_callers_mistake() -> None:
     ],
 )
 def test_every_form_of_error_body_is_read(body: bytes, message: str, param: str | None) -> None:
-    error = VLLM.dialect.decode_error(400, {}, body, profile=VLLM)
+    error = refusals.from_http(400, {}, body, profile=VLLM)
 
     assert error.message.startswith(message)
     assert error.param == param

@@ -13,50 +13,44 @@ Source: platform.claude.com/docs/en/api/messages and its OpenAI compatibility pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Final
 
 from shared.clock import Clock, SystemClock
-from shared.domain.job import Target
-from shared.errors import ProviderError
-from shared.providers import refusals
-from shared.providers.dialect import Answer, ProviderRequest
+from shared.providers.dialect import Answer, Call, ProviderRequest
 from shared.providers.dialects.anthropic.answer import decode_message
 from shared.providers.dialects.anthropic.request import encode_request
 from shared.providers.dialects.anthropic.stream import AnthropicStream
 from shared.providers.profile import ProviderProfile
 
 
-class AnthropicMessages:
-    id: Final = "anthropic"
+class ChatAsMessages:
+    """Chat jobs for a provider that speaks Anthropic Messages."""
 
     def __init__(self, *, clock: Clock | None = None) -> None:
         """`clock`: Anthropic's answers carry no time, an OpenAI one has `created`."""
         self._clock = clock or SystemClock()
 
-    def encode_chat(
-        self, body: bytes, *, target: Target, profile: ProviderProfile, stream: bool, include_usage: bool
-    ) -> ProviderRequest:
-        payload, headers = encode_request(body, model=target.model, profile=profile, stream=stream)
-        # Both forms of base URL are in use: the SDK's without /v1, and the OpenAI-like one with it.
-        path = "/messages" if profile.base_url.endswith("/v1") else "/v1/messages"
-        return ProviderRequest(path, payload, headers)
+    def encode(self, call: Call) -> ProviderRequest:
+        payload, headers = encode_request(
+            call.body, model=call.target.model, profile=call.profile, stream=call.stream
+        )
+        return ProviderRequest(messages_path(call.profile), payload, headers)
 
-    def decode_chat(self, body: bytes, *, profile: ProviderProfile, target: Target) -> Answer:
-        return decode_message(body, profile=profile, created=self._now())
+    def decode(self, body: bytes, call: Call) -> Answer:
+        return decode_message(body, profile=call.profile, created=self._now())
 
-    def open_stream(
-        self, *, target: Target, profile: ProviderProfile, include_usage: bool
-    ) -> AnthropicStream:
-        return AnthropicStream(profile, model=target.model, created=self._now(), include_usage=include_usage)
-
-    def decode_error(
-        self, status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile
-    ) -> ProviderError:
-        return refusals.from_http(status, headers, body, profile=profile)
+    def open_stream(self, call: Call) -> AnthropicStream:
+        return AnthropicStream(
+            call.profile, model=call.target.model, created=self._now(), include_usage=call.include_usage
+        )
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
 
 
-anthropic_messages: Final = AnthropicMessages()
+def messages_path(profile: ProviderProfile) -> str:
+    """Both forms of base URL are in use: the SDK's without /v1, and the OpenAI-like one with it."""
+    return "/messages" if profile.base_url.endswith("/v1") else "/v1/messages"
+
+
+chat_as_messages: Final = ChatAsMessages()

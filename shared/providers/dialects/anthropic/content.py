@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.errors import InvalidRequest
+from shared.providers.not_carried_over import not_carried_over
 
 Block = dict[str, Any]
 
@@ -15,13 +15,6 @@ _DATA_URL: Final = re.compile(r"data:([^;,]+)(?:;[^;,]+)*;base64,", re.IGNORECAS
 _IMAGE_TYPES: Final = frozenset({"image/jpeg", "image/png", "image/gif", "image/webp"})
 _NATIVE_PARTS: Final = frozenset({"image", "document", "search_result"})
 _NOT_IN_AN_ID: Final = re.compile(r"[^a-zA-Z0-9_-]")
-
-
-def not_carried_over(param: str, reason: str) -> InvalidRequest:
-    """A 400 that names what Anthropic has no word for."""
-    error = InvalidRequest(f"{param}: {reason}", param=param)
-    error.status, error.code = 400, "unsupported_parameter"
-    return error
 
 
 def text_blocks(content: object, where: str) -> list[Block]:

@@ -12,12 +12,12 @@ from shared.errors import InvalidJson
 from shared.providers.catalogue import load_catalogue
 from shared.providers.dialects.anthropic.content import (
     Block,
-    not_carried_over,
     text_blocks,
     tool_result,
     tool_use,
     user_blocks,
 )
+from shared.providers.not_carried_over import not_carried_over
 from shared.providers.profile import Capability, ProviderProfile
 
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -80,6 +80,9 @@ def encode_request(
         raise InvalidJson("The request body is not JSON.") from exc
     if type(request) is not dict:
         raise InvalidJson("The request body is not a JSON object.")
+    for name in profile.refuses:
+        if request.get(name) is not None:
+            raise not_carried_over(name, f"{profile.name} has no such parameter.")
     for name in profile.drops:
         request.pop(name, None)
     for name in [name for name, value in request.items() if value is None]:

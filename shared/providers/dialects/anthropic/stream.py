@@ -98,6 +98,9 @@ class AnthropicStream:
             return [self._usage_chunk()] if self._include_usage and self._head else []
         return []
 
+    def end(self) -> list[bytes]:
+        return []
+
     def _start(self, document: dict[str, Any]) -> list[bytes]:
         message = document.get("message")
         if type(message) is not dict or self._head:

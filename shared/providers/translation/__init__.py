@@ -1,0 +1,1 @@
+"""Forms that callers speak, said through chat to the providers that do not speak them."""
