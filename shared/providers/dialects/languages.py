@@ -8,6 +8,26 @@ from shared.domain.job import JobKind
 from shared.providers.dialect import Dialect
 from shared.providers.dialects.anthropic import chat_as_messages
 from shared.providers.dialects.openai_chat import openai_chat
+from shared.providers.dialects.openai_completions import completions_via_chat, openai_completions
+from shared.providers.dialects.openai_embeddings import openai_embeddings
+from shared.providers.dialects.rerank import jina_rerank
+from shared.providers.dialects.summarize import summarize_via_chat
 
-OPENAI: Final = Dialect("openai", {JobKind.CHAT: openai_chat})
-ANTHROPIC: Final = Dialect("anthropic", {JobKind.CHAT: chat_as_messages})
+OPENAI: Final = Dialect(
+    "openai",
+    {
+        JobKind.CHAT: openai_chat,
+        JobKind.COMPLETION: openai_completions,
+        JobKind.EMBEDDINGS: openai_embeddings,
+        JobKind.RERANK: jina_rerank,
+        JobKind.SUMMARIZATION: summarize_via_chat,
+    },
+)
+ANTHROPIC: Final = Dialect(
+    "anthropic",
+    {
+        JobKind.CHAT: chat_as_messages,
+        JobKind.COMPLETION: completions_via_chat,
+        JobKind.SUMMARIZATION: summarize_via_chat,
+    },
+)

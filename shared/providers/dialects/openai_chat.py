@@ -27,7 +27,7 @@ class OpenAiChat:
     def encode(self, call: Call) -> ProviderRequest:
         if self._is_ready(call):
             return ProviderRequest(PATH, call.body, _NO_HEADERS)
-        body, headers = _adapt(call)
+        body, headers = adapt(call)
         return ProviderRequest(PATH, body, headers)
 
     def decode(self, body: bytes, call: Call) -> Answer:
@@ -74,7 +74,8 @@ class OpenAiChat:
 openai_chat: Final = OpenAiChat()
 
 
-def _adapt(call: Call) -> tuple[bytes, Mapping[str, str]]:
+def adapt(call: Call) -> tuple[bytes, Mapping[str, str]]:
+    """A body in which the profile's word on parameters is done and, streamed, usage asked for; headers."""
     request = parse_request(call.body)
     headers = fit(request, call)
     if call.stream:
