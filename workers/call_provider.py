@@ -20,11 +20,11 @@ import aiohttp
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shared import faultpoints
-from shared.domain.job import Job, Target
+from shared.domain.job import Job, JobKind, Target
 from shared.domain.usage import Usage
 from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
 from shared.providers import refusals
-from shared.providers.dialect import Call, StreamDecoder
+from shared.providers.dialect import Answer, Call, StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseReader
 from shared.settings import ProviderSettings
@@ -32,6 +32,8 @@ from workers.estimate import prompt_tokens, tokens_of
 from workers.transport import Transport
 
 _MAX_ERROR_BYTES: Final = 65_536
+_PENDING_PAUSE_SECONDS: Final = 0.05
+_MAX_PENDING_PAUSE_SECONDS: Final = 2.0
 
 FOREIGN: Final = (
     aiohttp.ClientError,
@@ -143,6 +145,9 @@ async def call_provider(
                 allow_redirects=False,
             ) as response:
                 faultpoints.hit("W4")
+                if response.status == 202 and profile.pending is not None and not job.stream:
+                    body = await _await_pending(response, session, profile, job.kind, settings)
+                    return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
                     body = await _read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
                     raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
@@ -165,10 +170,7 @@ async def call_provider(
                     tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
                     return Completed(tail=tail)
                 body = await _read_capped(response, settings.max_answer_bytes, profile)
-                answer = codec.decode(body, call)
-                progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
-                progress.text_chars = len(answer.body)
-                return Completed(body=answer.body)
+                return _completed(codec.decode(body, call), progress)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
             progress.sent = False
@@ -183,6 +185,43 @@ async def call_provider(
         raise map_foreign(exc, profile) from exc
     except FOREIGN as exc:
         raise map_foreign(exc, profile) from exc
+
+
+def _completed(answer: Answer, progress: CallProgress) -> Completed:
+    progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
+    progress.text_chars = len(answer.body)
+    return Completed(body=answer.body)
+
+
+async def _await_pending(
+    response: aiohttp.ClientResponse,
+    session: aiohttp.ClientSession,
+    profile: ProviderProfile,
+    kind: JobKind,
+    settings: ProviderSettings,
+) -> bytes:
+    """The answer of a call that the provider took on with 202, asked after until it is there.
+
+    The caller's clock ends it. A path that is none, or an error on the way, is the call's.
+    """
+    pause = _PENDING_PAUSE_SECONDS
+    headers = _lower(response.headers)
+    while True:
+        path = profile.pending(headers) if profile.pending is not None else None
+        if path is None:
+            raise ProviderAnswerInvalid(
+                f"{profile.name} took the call on without saying where its answer will be.",
+                provider=profile.id,
+            )
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, _MAX_PENDING_PAUSE_SECONDS)
+        async with session.get(profile.url(path, kind), allow_redirects=False) as later:
+            if later.status == 200:
+                return await _read_capped(later, settings.max_answer_bytes, profile)
+            if later.status != 202:
+                body = await _read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
+                raise refusals.from_http(later.status, _lower(later.headers), body, profile=profile)
+            headers |= _lower(later.headers)
 
 
 def map_foreign(exc: BaseException, profile: ProviderProfile) -> ProviderError:

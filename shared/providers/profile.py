@@ -86,6 +86,7 @@ class ProviderProfile:
     shape: what data cannot say: changes a parsed request in place and returns headers for it. It is
         called where one of `shapes` is among the parameters
     model_name: the provider's own spelling of a model name
+    pending: the path at which a call that was answered 202 is asked after, from that answer's headers
     key_variables: environment variables that may hold the key, the first set one wins
     base_url_variable: environment variable of the base URL
     models_path: where GET lists the models, "" where nothing does
@@ -108,6 +109,7 @@ class ProviderProfile:
     shape: Callable[[dict[str, Any]], Mapping[str, str]] = _unchanged
     shapes: frozenset[str] = frozenset()
     model_name: Callable[[str], str] = str
+    pending: Callable[[Mapping[str, str]], str | None] | None = None
     key_variables: tuple[str, ...] = ()
     base_url_variable: str = ""
     models_path: str = "/models"

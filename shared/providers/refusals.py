@@ -1,6 +1,7 @@
 """What a provider's error means to us, whichever of their error forms it came in.
 
     400 404 413 422        about the caller's request: ProviderRejected, their words kept
+    403 of a moderation    the same, as 400 with code content_filter
     401 402 403, no quota  about our key: ProviderCredentialRefused, 502
     429                    ProviderRateLimited, 429
     503 529                ProviderUnavailable, 503
@@ -13,9 +14,10 @@ the first row) is passed on; a raw body never is.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
@@ -28,7 +30,7 @@ from shared.errors import (
     ProviderUnavailable,
 )
 from shared.providers.profile import ProviderProfile
-from shared.providers.retry_after import retry_after_seconds
+from shared.providers.retry_after import MAX_SECONDS, retry_after_seconds
 
 MAX_MESSAGE_CHARS: Final = 1000
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
@@ -80,6 +82,12 @@ class ErrorFields:
     param: str | None = None
     status: int | None = None
     """A status written inside the body: vLLM and OpenRouter put it into `code`."""
+    estimated_seconds: float | None = None
+    """How long a model still loads, as Hugging Face tells beside the error."""
+    in_flight_budget: bool = False
+    """OpenRouter's 402 while calls that run hold the credit: it comes back with them."""
+    moderated: bool = False
+    """OpenRouter's 403: the prompt was flagged, the key is fine."""
     found: bool = False
 
     @property
@@ -100,9 +108,11 @@ def from_http(
         document: object = orjson.loads(body)
     except orjson.JSONDecodeError:
         document = None
-    return _refusal(
-        status, read_fields(document), profile, answered=status, retry_after=retry_after_seconds(lowered)
-    )
+    fields = read_fields(document)
+    wish = retry_after_seconds(lowered)
+    if wish is None and fields.estimated_seconds is not None:
+        wish = min(fields.estimated_seconds, MAX_SECONDS)
+    return _refusal(status, fields, profile, answered=status, retry_after=wish)
 
 
 def from_event(document: object, *, profile: ProviderProfile) -> ProviderError:
@@ -116,7 +126,7 @@ def read_fields(document: object) -> ErrorFields:
     """Reads every form met so far.
 
     {"error": {message, type, param, code}}   OpenAI, Anthropic, vLLM, OpenRouter
-    {"error": "text"}                         Hugging Face; xAI with `code` beside it
+    {"error": "text" | ["text"]}              Hugging Face; xAI with `code` beside it
     {"object": "error", message, ...}         vLLM before 0.10
     {"detail": "text" | [{loc, msg}]}         FastAPI
     """
@@ -125,8 +135,11 @@ def read_fields(document: object) -> ErrorFields:
     error = document.get("error")
     if isinstance(error, dict):
         return _fields(error)
+    if isinstance(error, list) and error and isinstance(error[0], str):
+        error = error[0]
     if isinstance(error, str):
-        return _fields({"message": error, "code": document.get("code")})
+        fields = _fields({"message": error, "code": document.get("code")})
+        return replace(fields, estimated_seconds=_seconds(document.get("estimated_time")))
     detail = document.get("detail")
     if detail == "Not Found":
         # Starlette's words for a path it does not serve, such as a vLLM base URL without /v1.
@@ -151,14 +164,22 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
     details = error.get("details")
     if code is None and isinstance(details, dict):
         code = details.get("error_code")
+    metadata = error.get("metadata")
+    metadata = metadata if isinstance(metadata, dict) else {}
     return ErrorFields(
         message=_sentence(error.get("message")),
         type=_matching(_CODE, error.get("type")),
         code=_matching(_CODE, code),
         param=_matching(_PARAM, error.get("param")),
         status=_status(code),
+        in_flight_budget=metadata.get("limit_source") == "openrouter_in_flight_budget",
+        moderated=isinstance(metadata.get("reasons"), list) or metadata.get("error_type") == "moderation",
         found=True,
     )
+
+
+def _seconds(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None
 
 
 def _matching(pattern: re.Pattern[str], value: object) -> str | None:
@@ -188,6 +209,17 @@ def _refusal(
     retry_after: float | None,
 ) -> ProviderError:
     name, provider = profile.name, profile.id
+    if fields.in_flight_budget:
+        status = 429
+    if (status == 403 and fields.moderated) or fields.code == "content_filter":
+        return ProviderRejected(
+            fields.message or f"{name} filtered the request.",
+            provider=provider,
+            provider_status=answered,
+            code="content_filter",
+            status=400,
+            param=fields.param,
+        )
     if status in {401, 402, 403} or fields.is_out_of_credit or fields.code in _ACCOUNT_TROUBLE:
         reason = "is out of credit" if status == 402 or fields.is_out_of_credit else "was refused"
         return ProviderCredentialRefused(

@@ -7,14 +7,39 @@ from types import MappingProxyType
 from typing import Final
 
 from shared.errors import NotFound
-from shared.providers import anthropic, openai, vllm
+from shared.providers import (
+    anthropic,
+    deepseek,
+    huggingface,
+    litellm,
+    nvidia_nim,
+    openai,
+    openrouter,
+    perplexity,
+    vllm,
+    xai,
+)
 from shared.providers.configured_secrets import configured_secrets
 from shared.providers.custom import ProvidersFile, check_base_url, read_providers_file
 from shared.providers.profile import ProviderProfile
 from shared.settings import Settings
 
 BUILT_IN: Final[Mapping[str, ProviderProfile]] = MappingProxyType(
-    {module.PROFILE.id: module.PROFILE for module in (openai, anthropic, vllm)}
+    {
+        module.PROFILE.id: module.PROFILE
+        for module in (
+            openai,
+            anthropic,
+            deepseek,
+            xai,
+            openrouter,
+            litellm,
+            nvidia_nim,
+            perplexity,
+            huggingface,
+            vllm,
+        )
+    }
 )
 
 

@@ -15,7 +15,7 @@ from shared.domain.usage import Usage
 from shared.errors import InvalidJson, ProviderAnswerInvalid
 from shared.providers import refusals
 from shared.providers.dialect import Answer, Call, ProviderRequest
-from shared.providers.not_carried_over import not_carried_over
+from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent
 
@@ -106,7 +106,7 @@ def fit(request: dict[str, Any], call: Call) -> Mapping[str, str]:
     """
     profile = call.profile
     for name in profile.refuses:
-        if request.get(name) is not None:
+        if says_something(request, name):
             raise not_carried_over(name, f"{profile.name} has no such parameter.")
     for name in profile.drops:
         request.pop(name, None)

@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 
 import workers.main
 from cli import main
+from shared.providers.registry import BUILT_IN
 from shared.settings import Settings
 
 
@@ -26,8 +27,9 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(main, "configure_logging", lambda _: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
-    for name in ("OPENAI_API_KEY", "ANTHROPIC_API_KEY", "VLLM_API_KEY", "VLLM_BASE_URL"):
-        monkeypatch.delenv(name, raising=False)
+    for profile in BUILT_IN.values():
+        for name in (*profile.key_variables, profile.base_url_variable):
+            monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("REDIS_URL", "redis://127.0.0.1:1")
     return names
 
@@ -43,4 +45,6 @@ def test_those_it_has_a_key_for(served: list[str], monkeypatch: pytest.MonkeyPat
 def test_without_any_key_those_with_an_address(served: list[str]) -> None:
     assert CliRunner().invoke(main.app, ["worker"]).exit_code == 0
 
-    assert served == ["openai", "anthropic"]
+    assert served == [name for name, profile in BUILT_IN.items() if profile.base_url]
+    assert "openai" in served
+    assert "vllm" not in served

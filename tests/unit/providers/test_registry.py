@@ -58,7 +58,10 @@ def settings(**given: Any) -> Settings:
 def test_the_built_in_providers_are_there_and_none_is_configured_by_itself() -> None:
     registry = Registry.from_settings(settings())
 
-    assert list(registry.profiles) == ["openai", "anthropic", "vllm"]
+    assert list(registry.profiles) == [
+        *("openai", "anthropic", "deepseek", "xai", "openrouter", "litellm"),
+        *("nvidia_nim", "perplexity", "huggingface", "vllm"),
+    ]
     assert registry.configured() == []
 
 

@@ -17,7 +17,7 @@ from shared.providers.dialects.anthropic.content import (
     tool_use,
     user_blocks,
 )
-from shared.providers.not_carried_over import not_carried_over
+from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.profile import Capability, ProviderProfile
 
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -81,7 +81,7 @@ def encode_request(
     if type(request) is not dict:
         raise InvalidJson("The request body is not a JSON object.")
     for name in profile.refuses:
-        if request.get(name) is not None:
+        if says_something(request, name):
             raise not_carried_over(name, f"{profile.name} has no such parameter.")
     for name in profile.drops:
         request.pop(name, None)
