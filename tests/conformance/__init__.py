@@ -1,0 +1,1 @@
+"""One suite over all providers: whatever is in the registry appears here by itself."""

@@ -69,7 +69,7 @@ def test_each_situation_has_its_own_error(
 
 
 def test_what_is_about_the_callers_request_is_passed_on() -> None:
-    error = refused(400, golden("openai/context_length.error.json"))
+    error = refused(400, golden("openai/context_length.400.error.json"))
 
     assert error.message.startswith("This model's maximum context length is 8192 tokens.")
     assert error.param == "messages"
@@ -79,7 +79,7 @@ def test_what_is_about_the_callers_request_is_passed_on() -> None:
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (401, golden("openai/invalid_key.error.json")),
+        (401, golden("openai/invalid_key.401.error.json")),
         (403, openai_error(message="secret")),
         (429, openai_error(message="secret")),
         (500, openai_error(message="secret")),
@@ -110,7 +110,7 @@ def test_a_code_that_is_none_is_not_passed_on(code: object) -> None:
 
 
 def test_an_unknown_model_always_says_so() -> None:
-    error = refusals.from_http(404, {}, golden("anthropic/unknown_model.error.json"), profile=ANTHROPIC)
+    error = refusals.from_http(404, {}, golden("anthropic/unknown_model.404.error.json"), profile=ANTHROPIC)
 
     assert error.status == 404
     assert error.code == "model_not_found"
@@ -118,7 +118,7 @@ def test_an_unknown_model_always_says_so() -> None:
 
 
 def test_anthropics_empty_account_is_not_the_callers_mistake() -> None:
-    error = refusals.from_http(400, {}, golden("anthropic/out_of_credit.error.json"), profile=ANTHROPIC)
+    error = refusals.from_http(400, {}, golden("anthropic/out_of_credit.400.error.json"), profile=ANTHROPIC)
 
     assert type(error) is ProviderCredentialRefused
     assert error.message == "The gateway's key at Anthropic is out of credit."
@@ -133,8 +133,8 @@ def test_an_account_on_hold_is_not_the_callers_mistake() -> None:
 @pytest.mark.parametrize(
     ("body", "message", "param"),
     [
-        (golden("vllm/context_length.error.json"), "You passed 1015 input tokens", "input_tokens"),
-        (golden("vllm/old_form.error.json"), "max_tokens must be at least 1", None),
+        (golden("vllm/context_length.400.error.json"), "You passed 1015 input tokens", "input_tokens"),
+        (golden("vllm/old_form.400.error.json"), "max_tokens must be at least 1", None),
         (b'{"error":"plain text"}', "plain text", None),
         (b'{"detail":"plain text"}', "plain text", None),
         (b'{"detail":[{"loc":["body","messages",0],"msg":"missing","type":"x"}]}', "missing", "messages.0"),

@@ -1,0 +1,175 @@
+"""Every provider's golden bodies, through its own profile and codecs."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+import pytest
+
+from shared.domain.job import JobKind
+from shared.errors import (
+    InvalidRequest,
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
+from shared.providers import refusals
+from shared.providers.limits import read_limits
+from shared.providers.profile import Capability, ProviderProfile
+from shared.providers.registry import BUILT_IN
+from tests.conformance import goldens
+
+every_provider = pytest.mark.parametrize("profile", BUILT_IN.values(), ids=BUILT_IN)
+
+MEANS: Final[dict[str, type[ProviderError]]] = {
+    "bad_request": ProviderRejected,
+    "context_length": ProviderRejected,
+    "old_form": ProviderRejected,
+    "unknown_model": ProviderRejected,
+    "moderation": ProviderRejected,
+    "invalid_key": ProviderCredentialRefused,
+    "out_of_credit": ProviderCredentialRefused,
+    "insufficient_quota": ProviderCredentialRefused,
+    "in_flight_budget": ProviderRateLimited,
+    "rate_limit": ProviderRateLimited,
+    "server_error": ProviderUnavailable,
+}
+"""What an error of that name has to become."""
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@every_provider
+def test_its_golden_folder_is_complete(profile: ProviderProfile) -> None:
+    lacking = goldens.missing(profile)
+
+    assert not lacking, f"tests/golden/{profile.id}/ lacks {', '.join(lacking)}"
+
+
+@every_provider
+def test_its_readme_names_source_and_date(profile: ProviderProfile) -> None:
+    text = goldens.read(profile, "README.md").decode()
+
+    assert "2026-" in text
+    assert "not recorded" in text
+
+
+@every_provider
+@pytest.mark.parametrize("name", ["text", "tools", "reasoning"])
+def test_a_stream_says_what_the_plain_answer_says(profile: ProviderProfile, name: str) -> None:
+    if not (goldens.ROOT / profile.id / f"{name}.json").exists():
+        assert name == "reasoning" or Capability.FUNCTION_CALLING not in profile.capabilities
+        return
+    call = goldens.call_of(profile, JobKind.CHAT)
+
+    plain = profile.codec(JobKind.CHAT).decode(goldens.read(profile, f"{name}.json"), call)
+    streamed = goldens.streamed_message(profile, goldens.read(profile, f"{name}.sse"))
+
+    usage = streamed.pop("usage")
+    assert streamed == goldens.plain_message(plain.body)
+    assert usage == plain.usage
+    assert usage is not None
+    assert usage.prompt_tokens > 0
+
+
+@every_provider
+def test_each_error_becomes_the_one_it_means(profile: ProviderProfile) -> None:
+    for golden in goldens.errors(profile):
+        error = refusals.from_http(golden.status, {}, golden.body, profile=profile)
+
+        assert type(error) is MEANS[golden.stem], golden.stem
+        assert error.provider == profile.id
+        assert error.status != 401
+
+
+def test_a_model_that_loads_says_how_long_to_wait() -> None:
+    profile = BUILT_IN["huggingface"]
+
+    error = refusals.from_http(503, {}, goldens.read(profile, "server_error.503.error.json"), profile=profile)
+
+    assert error.retry_after_seconds == 20
+
+
+@every_provider
+def test_an_error_inside_a_stream_is_raised(profile: ProviderProfile) -> None:
+    file = goldens.ROOT / profile.id / "error_in_stream.sse"
+    stream = file.read_bytes() if file.exists() else b'data: {"error":{"message":"Broken","code":500}}\n\n'
+
+    with pytest.raises(ProviderError):
+        goldens.streamed_message(profile, stream)
+
+
+@every_provider
+def test_its_limit_headers_are_read(profile: ProviderProfile) -> None:
+    file = goldens.ROOT / profile.id / "limits.headers.json"
+    if not file.exists():
+        # Those that publish none, or leave the form to whoever stands behind them.
+        assert profile.id in {"deepseek", "nvidia_nim", "perplexity", "huggingface", "vllm"}
+        return
+    headers: dict[str, str] = orjson.loads(file.read_bytes())
+
+    limits = read_limits(headers, NOW)
+
+    assert limits is not None
+    assert limits.requests is not None
+    for name, value in headers.items():
+        if name.endswith("limit-requests"):
+            assert limits.requests.limit == int(value)
+        if "reset" in name and "requests" in name:
+            assert limits.requests.reset_at is not None
+            assert limits.requests.reset_at > NOW
+
+
+@every_provider
+@pytest.mark.parametrize(
+    ("kind", "file"),
+    [
+        (JobKind.EMBEDDINGS, "embeddings.json"),
+        (JobKind.RERANK, "rerank.json"),
+        (JobKind.SUMMARIZATION, "summarization.json"),
+    ],
+)
+def test_answers_of_the_other_kinds_are_read(profile: ProviderProfile, kind: JobKind, file: str) -> None:
+    if not (goldens.ROOT / profile.id / file).exists():
+        assert not profile.serves(kind) or Capability.SUMMARIZATION not in profile.capabilities
+        return
+    answer = profile.codec(kind).decode(goldens.read(profile, file), goldens.call_of(profile, kind))
+
+    document: dict[str, Any] = orjson.loads(answer.body)
+    if kind is JobKind.EMBEDDINGS:
+        assert document["object"] == "list"
+        assert len(document["data"][0]["embedding"]) == 3
+    elif kind is JobKind.RERANK:
+        assert [result["index"] for result in document["results"]] == [1, 0]
+        assert all(0 <= result["relevance_score"] <= 1 for result in document["results"])
+    else:
+        assert document["summary"] == "A short text."
+
+
+@every_provider
+@pytest.mark.parametrize("kind", [k for k in JobKind if k is not JobKind.COUNT_TOKENS], ids=str)
+def test_a_kind_is_served_or_refused_by_name(profile: ProviderProfile, kind: JobKind) -> None:
+    if profile.serves(kind):
+        request = profile.codec(kind).encode(goldens.call_of(profile, kind))
+
+        assert request.path.startswith("/")
+        assert b"golden-model" in request.body or "golden-model" in request.path
+        return
+
+    needed = Capability.RERANK if kind is JobKind.RERANK else Capability.EMBEDDINGS
+    assert needed not in profile.capabilities
+    assert kind in {JobKind.RERANK, JobKind.EMBEDDINGS}
+
+
+@every_provider
+def test_what_it_refuses_is_a_400_that_names_it(profile: ProviderProfile) -> None:
+    for name in profile.refuses:
+        body = {**goldens.BODIES[JobKind.CHAT], name: [{"type": "x"}]}
+
+        with pytest.raises(InvalidRequest) as refused:
+            profile.codec(JobKind.CHAT).encode(goldens.call_of(profile, JobKind.CHAT, body))
+
+        assert (refused.value.status, refused.value.param) == (400, name)
