@@ -1,9 +1,11 @@
-"""Anthropic Messages, spoken to callers who speak OpenAI chat completions.
+"""Anthropic Messages, spoken to callers who speak OpenAI chat completions, or the same.
 
-    request.py   messages, tools and parameters on the way out
-    content.py   the parts of one message on the way out
-    answer.py    a whole message on the way back
-    stream.py    the same message in events
+    request.py      messages, tools and parameters on the way out
+    content.py      the parts of one message on the way out
+    answer.py       a whole message on the way back
+    stream.py       the same message in events
+    native.py       for callers who speak Anthropic themselves
+    wanted_api.py   the version and the betas a caller wants
 
 A parameter that would change what the caller reads and has no counterpart answers
 400 and is named; one that only hints (seed, prompt_cache_key, ...) is left out;
@@ -18,9 +20,9 @@ from typing import Final
 from shared.clock import Clock, SystemClock
 from shared.providers.dialect import Answer, Call, ProviderRequest
 from shared.providers.dialects.anthropic.answer import decode_message
+from shared.providers.dialects.anthropic.paths import messages_path
 from shared.providers.dialects.anthropic.request import encode_request
 from shared.providers.dialects.anthropic.stream import AnthropicStream
-from shared.providers.profile import ProviderProfile
 
 
 class ChatAsMessages:
@@ -46,11 +48,6 @@ class ChatAsMessages:
 
     def _now(self) -> int:
         return int(self._clock.now().timestamp())
-
-
-def messages_path(profile: ProviderProfile) -> str:
-    """Both forms of base URL are in use: the SDK's without /v1, and the OpenAI-like one with it."""
-    return "/messages" if profile.base_url.endswith("/v1") else "/v1/messages"
 
 
 chat_as_messages: Final = ChatAsMessages()

@@ -25,6 +25,24 @@ _FINISH_REASONS: Final[Mapping[str, str]] = {
 
 
 def decode_message(body: bytes, *, profile: ProviderProfile, created: int) -> Answer:
+    message = read_message(body, profile)
+    content = message["content"]
+    counts = UsageCounts()
+    counts.add(message.get("usage"))
+    reason = finish_reason(message.get("stop_reason")) or "stop"
+    answer = {
+        "id": completion_id(message.get("id")),
+        "object": "chat.completion",
+        "created": created,
+        "model": message.get("model"),
+        "choices": [{"index": 0, "message": _assistant(content), "logprobs": None, "finish_reason": reason}],
+        "usage": counts.as_openai(),
+    }
+    return Answer(orjson.dumps(answer), counts.usage(), reason)
+
+
+def read_message(body: bytes, profile: ProviderProfile) -> dict[str, Any]:
+    """The message in `body`, its content a list of blocks. Raises ProviderError for anything else."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -38,18 +56,7 @@ def decode_message(body: bytes, *, profile: ProviderProfile, created: int) -> An
     content = message.get("content")
     if type(content) is not list or not all(type(block) is dict for block in content):
         raise _not_a_message(profile)
-    counts = UsageCounts()
-    counts.add(message.get("usage"))
-    reason = finish_reason(message.get("stop_reason")) or "stop"
-    answer = {
-        "id": completion_id(message.get("id")),
-        "object": "chat.completion",
-        "created": created,
-        "model": message.get("model"),
-        "choices": [{"index": 0, "message": _assistant(content), "logprobs": None, "finish_reason": reason}],
-        "usage": counts.as_openai(),
-    }
-    return Answer(orjson.dumps(answer), counts.usage(), reason)
+    return message
 
 
 def _assistant(content: list[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -18,6 +17,7 @@ from shared.providers.dialects.anthropic.content import (
     user_blocks,
 )
 from shared.providers.not_carried_over import not_carried_over, says_something
+from shared.providers.dialects.anthropic.wanted_api import take_headers
 from shared.providers.profile import Capability, ProviderProfile
 
 DEFAULT_MAX_TOKENS: Final = 4096
@@ -65,7 +65,6 @@ _EFFORTS: Final = {
     "xhigh": "xhigh",
     "max": "max",
 }
-_VERSION: Final = re.compile(r"[0-9A-Za-z._-]{1,64}\Z")
 
 Fields = dict[str, Any]
 
@@ -88,7 +87,7 @@ def encode_request(
     for name in [name for name, value in request.items() if value is None]:
         del request[name]
 
-    headers = _version_header(request)
+    headers = take_headers(request)
     metadata = _metadata(request)
     _refuse_the_untranslatable(request)
     system, messages = _conversation(request.pop("messages", None))
@@ -106,15 +105,6 @@ def encode_request(
         if name not in known:
             payload[profile.renames.get(name, name)] = value
     return orjson.dumps(payload), headers
-
-
-def _version_header(request: Fields) -> dict[str, str]:
-    version = request.pop("anthropic_version", None)
-    if version is None:
-        return {}
-    if not isinstance(version, str) or not _VERSION.match(version):
-        raise not_carried_over("anthropic_version", "must be a version such as 2023-06-01.")
-    return {"anthropic-version": version}
 
 
 def _metadata(request: Fields) -> Fields:
