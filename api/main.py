@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
+from api.anthropic_v1 import messages
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
@@ -110,11 +111,16 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     )
     app.state.draining = False
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
-    for router in (chat_completions, models, chat, jobs, health):
+    for router in (chat_completions, messages, models, chat, jobs, health):
         app.include_router(router.router)
     error_views.install(app)
     hot = HotRoutes(
-        app, {"/v1/chat/completions": chat_completions.chat_completions, "/api/v1/chat": chat.chat}
+        app,
+        {
+            "/v1/chat/completions": chat_completions.chat_completions,
+            "/v1/messages": messages.messages,
+            "/api/v1/chat": chat.chat,
+        },
     )
     edge = Edge(hot, settings=settings.api, log_requests=settings.log.requests, on_response=_measure)
     return edge, app
