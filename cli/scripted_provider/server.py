@@ -20,7 +20,7 @@ from typing import Any, cast
 import httptools
 import orjson
 
-from cli.scripted_provider import anthropic, openai
+from cli.scripted_provider import anthropic, openai, token_count
 from cli.scripted_provider.answers import compose
 from cli.scripted_provider.call_log import Call, CallLog, Outcome
 from cli.scripted_provider.control import control
@@ -30,7 +30,11 @@ from cli.scripted_provider.dialect import BadPrompt, Chunk, Dialect, Prompt
 from cli.scripted_provider.replies import EVENTS, JSON, LAST_CHUNK, WallClock, chunked, render_head
 from cli.scripted_provider.staging import Ending, Scene, stage
 
-_DIALECTS: dict[str, Dialect] = {"/chat/completions": openai, "/messages": anthropic}
+_DIALECTS: dict[str, Dialect] = {
+    "/chat/completions": openai,
+    "/messages": anthropic,
+    "/messages/count_tokens": token_count,
+}
 _NO_CREDENTIAL = "No credential: send an Authorization or x-api-key header."
 
 
