@@ -69,6 +69,7 @@ def message_of(chunks: list[dict[str, Any]]) -> dict[str, Any]:
                     message[name] = message.get(name, "") + delta[name]
             for fragment in delta.get("tool_calls", ()):
                 _add_fragment(calls, fragment)
+            message.setdefault("thinking_blocks", []).extend(delta.get("thinking_blocks", ()))
     if calls:
         message["tool_calls"] = [calls[index] for index in sorted(calls)]
     return comparable(message)
@@ -101,5 +102,9 @@ def comparable(message: dict[str, Any]) -> dict[str, Any]:
         "role": message["role"],
         "content": message.get("content") or "",
         "reasoning_content": message.get("reasoning_content") or "",
+        "thinking_blocks": [
+            {name: value for name, value in block.items() if name != "index"}
+            for block in message.get("thinking_blocks") or ()
+        ],
         "tool_calls": calls,
     }

@@ -100,6 +100,23 @@ def test_a_tool_call_opens_with_its_name_and_goes_on_with_fragments() -> None:
     ]
 
 
+def test_thinking_is_told_once_more_whole_and_signed_with_an_index_of_its_own() -> None:
+    """OpenAI's client puts lists of several chunks together by the index of their entries."""
+    decoder = a_stream()
+    decoder.feed(START)
+    blocks = [{"type": "redacted_thinking", "data": "a"}, {"type": "redacted_thinking", "data": "b"}]
+
+    told = []
+    for index, block in enumerate(blocks):
+        decoder.feed(event({"type": "content_block_start", "index": index, "content_block": block}))
+        told += decoder.feed(event({"type": "content_block_stop", "index": index}))
+
+    assert [orjson.loads(chunk)["choices"][0]["delta"]["thinking_blocks"] for chunk in told] == [
+        [{"index": 0, "type": "redacted_thinking", "data": "a"}],
+        [{"index": 1, "type": "redacted_thinking", "data": "b"}],
+    ]
+
+
 def test_usage_is_not_mentioned_to_who_did_not_ask() -> None:
     decoder = a_stream(include_usage=False)
 
@@ -275,6 +292,7 @@ blocks = st.lists(
             st.integers(0, 99),
             st.dictionaries(st.text(max_size=8), json_values, max_size=3),
         ),
+        st.builds(lambda data: {"type": "redacted_thinking", "data": data}, st.text(max_size=9)),
         st.just(
             {"type": "server_tool_use", "id": "srvtoolu_1", "name": "web_search", "input": {"query": "x"}}
         ),
@@ -295,11 +313,17 @@ def as_events(content: list[dict[str, Any]], cuts: list[int]) -> list[dict[str, 
         {"type": "message_start", "message": {"id": "msg_1", "model": "claude-x", "usage": usage}}
     ]
     for index, block in enumerate(content):
+        if block["type"] == "redacted_thinking":
+            found.append({"type": "content_block_start", "index": index, "content_block": dict(block)})
+            found.append({"type": "content_block_stop", "index": index})
+            continue
         source, kind, empty = {
             "text": ("text", "text_delta", ""),
             "thinking": ("thinking", "thinking_delta", ""),
         }.get(block["type"], ("input", "input_json_delta", {}))
         opening = {**block, source: empty}
+        if kind == "thinking_delta":
+            opening["signature"] = ""
         found.append({"type": "content_block_start", "index": index, "content_block": opening})
         found.append({"type": "ping"})
         text = block[source] if isinstance(block[source], str) else orjson.dumps(block[source]).decode()
@@ -310,6 +334,9 @@ def as_events(content: list[dict[str, Any]], cuts: list[int]) -> list[dict[str, 
             {"type": "content_block_delta", "index": index, "delta": {"type": kind, field: piece}}
             for piece in pieces(text, cuts)
         ]
+        if kind == "thinking_delta":
+            signed = {"type": "signature_delta", "signature": block["signature"]}
+            found.append({"type": "content_block_delta", "index": index, "delta": signed})
         found.append({"type": "content_block_stop", "index": index})
     found.append(
         {"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 9}}

@@ -173,6 +173,81 @@ def test_a_tool_result_may_be_empty_or_hold_an_image() -> None:
     ]
 
 
+MARK = {"type": "ephemeral"}
+
+
+def test_thinking_given_back_with_its_signature_comes_first_and_thinking_without_is_left_out() -> None:
+    thought = {"type": "thinking", "thinking": "Hm.", "signature": "EqQB"}
+    hidden = {"type": "redacted_thinking", "data": "xyz"}
+    unsigned = {"type": "thinking", "thinking": "Of another model.", "signature": ""}
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+
+    assert turns(
+        *HELLO,
+        {
+            "role": "assistant",
+            "content": "Wait.",
+            "reasoning_content": "Hm.",
+            "thinking_blocks": [{"index": 0, **thought}, hidden, unsigned],
+            "tool_calls": [call],
+        },
+    )[1]["content"] == [
+        thought,
+        hidden,
+        {"type": "text", "text": "Wait."},
+        {"type": "tool_use", "id": "a", "name": "look", "input": {}},
+    ]
+
+
+def test_the_cache_mark_of_a_whole_message_stands_on_its_last_block() -> None:
+    call = {"id": "a", "type": "function", "function": {"name": "look", "arguments": "{}"}}
+    asked = sent(
+        {
+            "cache_control": MARK,
+            "messages": [
+                {"role": "system", "content": "s", "cache_control": MARK},
+                {"role": "user", "content": "u", "cache_control": MARK},
+                {"role": "assistant", "content": "a", "tool_calls": [call], "cache_control": MARK},
+                {"role": "tool", "tool_call_id": "a", "content": "t", "cache_control": MARK},
+            ],
+            "tools": [{**TOOL, "cache_control": MARK}],
+        }
+    )
+
+    assert asked["cache_control"] == MARK
+    assert asked["system"] == [{"type": "text", "text": "s", "cache_control": MARK}]
+    assert [turn["content"][-1]["cache_control"] for turn in asked["messages"]] == [MARK] * 3
+    assert "cache_control" not in asked["messages"][1]["content"][0]
+    assert asked["tools"][0]["cache_control"] == MARK
+
+
+@pytest.mark.parametrize(
+    ("file_data", "source"),
+    [
+        ("https://files.example/a.pdf", {"type": "url", "url": "https://files.example/a.pdf"}),
+        (
+            "data:text/markdown;base64,R3LDvMOfZQ==",
+            {"type": "text", "media_type": "text/plain", "data": "Grüße"},
+        ),
+    ],
+)
+def test_files_by_url_and_of_text_become_documents(file_data: str, source: dict[str, Any]) -> None:
+    part = {"type": "file", "file": {"file_data": file_data}}
+
+    assert user(part) == [{"type": "document", "source": source}]
+
+
+@pytest.mark.parametrize(
+    "file_data",
+    ["data:text/plain;base64,/w==", "data:text/plain;base64,%%%", "data:image/png;base64,AAAA", "a"],
+)
+def test_files_anthropic_cannot_read_are_named(file_data: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        user({"type": "file", "file": {"file_data": file_data}})
+
+    assert caught.value.param == "messages[0].content[0].file.file_data"
+
+
 @pytest.mark.parametrize("kind", ["image/png", "image/jpeg", "image/gif", "image/webp", "IMAGE/PNG"])
 def test_images_given_as_data_become_base64_sources(kind: str) -> None:
     part = {"type": "image_url", "image_url": {"url": f"data:{kind};base64,AAAA"}}
@@ -433,6 +508,12 @@ ASSISTANT = {"role": "assistant"}
             },
             "messages[0].tool_calls[0].function.arguments",
         ),
+        ({"messages": [{**ASSISTANT, "thinking_blocks": "x"}]}, "messages[0].thinking_blocks"),
+        (
+            {"messages": [{**ASSISTANT, "thinking_blocks": [{"type": "thinking"}]}]},
+            "messages[0].thinking_blocks[0]",
+        ),
+        ({"anthropic_beta": "a b"}, "anthropic_beta"),
         ({"messages": [{"role": "tool", "content": "x"}]}, "messages[0].tool_call_id"),
         ({"messages": [{"role": "tool", "tool_call_id": "", "content": "x"}]}, "messages[0].tool_call_id"),
     ],

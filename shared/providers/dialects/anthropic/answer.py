@@ -60,15 +60,20 @@ def read_message(body: bytes, profile: ProviderProfile) -> dict[str, Any]:
 
 
 def _assistant(content: list[dict[str, Any]]) -> dict[str, Any]:
+    """`thinking_blocks` is LiteLLM's name for what must be given back unchanged, with its signature,
+    when tools were called while thinking.
+    """
     text: list[str] = []
     thinking: list[str] = []
+    thoughts: list[dict[str, Any]] = []
     calls: list[dict[str, Any]] = []
     for block in content:
         kind = block.get("type")
         if kind == "text":
             text.append(_string(block.get("text")))
-        elif kind == "thinking":
+        elif kind in {"thinking", "redacted_thinking"}:
             thinking.append(_string(block.get("thinking")))
+            thoughts.append(block)
         elif kind == "tool_use":
             arguments = orjson.dumps(block.get("input") or {}).decode()
             calls.append(tool_call(block, arguments))
@@ -79,6 +84,8 @@ def _assistant(content: list[dict[str, Any]]) -> dict[str, Any]:
         message["tool_calls"] = calls
     if reasoning := "".join(thinking):
         message["reasoning_content"] = reasoning
+    if thoughts:
+        message["thinking_blocks"] = thoughts
     return message
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from base64 import b64decode
 from typing import Any, Final
 
 import orjson
@@ -44,13 +45,39 @@ def user_blocks(content: object, where: str) -> list[Block]:
             if text := _string(part.get("text"), f"{at}.text"):
                 blocks.append(_text(text, part))
         elif kind == "image_url":
-            blocks.append(_with_cache_control(_image(part.get("image_url"), f"{at}.image_url"), part))
+            blocks.append(with_cache_control(_image(part.get("image_url"), f"{at}.image_url"), part))
         elif kind == "file":
-            blocks.append(_with_cache_control(_document(part.get("file"), f"{at}.file"), part))
+            blocks.append(with_cache_control(_document(part.get("file"), f"{at}.file"), part))
         elif kind in _NATIVE_PARTS:
             blocks.append(part)
         else:
             raise not_carried_over(at, f"this provider takes no part of type {kind!r}.")
+    return blocks
+
+
+def thinking_blocks(message: dict[str, Any], where: str) -> list[Block]:
+    """What Claude thought before, given back as our answers give it: see answer.py.
+
+    Anthropic takes it only with the signature it was given; `reasoning_content` has none, so it is
+    left out, and the answer goes on without it.
+    """
+    told = message.get("thinking_blocks")
+    if told is None:
+        return []
+    if not isinstance(told, list):
+        raise not_carried_over(f"{where}.thinking_blocks", "must be a list.")
+    blocks = []
+    for index, block in enumerate(told):
+        match block:
+            case {"type": "thinking", "thinking": str(thinking), "signature": str(signature)}:
+                if signature:
+                    blocks.append({"type": "thinking", "thinking": thinking, "signature": signature})
+            case {"type": "redacted_thinking", "data": str(data)}:
+                blocks.append({"type": "redacted_thinking", "data": data})
+            case _:
+                raise not_carried_over(
+                    f"{where}.thinking_blocks[{index}]", "must be a block of thinking with its signature."
+                )
     return blocks
 
 
@@ -62,7 +89,7 @@ def tool_result(message: dict[str, Any], where: str) -> Block:
     content = user_blocks(message.get("content"), f"{where}.content")
     if content:
         block["content"] = content
-    return _with_cache_control(block, message)
+    return with_cache_control(block, message)
 
 
 def tool_use(call: object, where: str) -> Block:
@@ -111,10 +138,10 @@ def _parts(content: object, where: str) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _text(text: str, part: dict[str, Any] | None = None) -> Block:
-    return _with_cache_control({"type": "text", "text": text}, part or {})
+    return with_cache_control({"type": "text", "text": text}, part or {})
 
 
-def _with_cache_control(block: Block, source: dict[str, Any]) -> Block:
+def with_cache_control(block: Block, source: dict[str, Any]) -> Block:
     if (cache_control := source.get("cache_control")) is not None:
         block["cache_control"] = cache_control
     return block
@@ -134,19 +161,28 @@ def _image(image: object, where: str) -> Block:
 def _document(file: object, where: str) -> Block:
     if not isinstance(file, dict) or file.get("file_data") is None:
         raise not_carried_over(where, "a file must be given as file_data for this provider.")
-    data_url = _string(file["file_data"], f"{where}.file_data")
-    media_type, data = _data_url(data_url, f"{where}.file_data", "a base64 data: URL")
-    if media_type != "application/pdf":
-        raise not_carried_over(
-            f"{where}.file_data", "this provider reads files of type application/pdf only."
-        )
     block: Block = {
         "type": "document",
-        "source": {"type": "base64", "media_type": media_type, "data": data},
+        "source": _document_source(_string(file["file_data"], f"{where}.file_data"), f"{where}.file_data"),
     }
     if isinstance(file.get("filename"), str):
         block["title"] = file["filename"]
     return block
+
+
+def _document_source(url: str, where: str) -> Block:
+    if url.startswith("https://"):
+        return {"type": "url", "url": url}
+    media_type, data = _data_url(url, where, "an https:// or a base64 data: URL")
+    if media_type == "application/pdf":
+        return {"type": "base64", "media_type": media_type, "data": data}
+    if not media_type.startswith("text/"):
+        raise not_carried_over(where, "this provider reads files of type application/pdf and text only.")
+    try:
+        text = b64decode(data, validate=True).decode()
+    except ValueError as exc:
+        raise not_carried_over(where, "must be UTF-8 text in base64.") from exc
+    return {"type": "text", "media_type": "text/plain", "data": text}
 
 
 def _data_url(url: str, where: str, wanted: str) -> tuple[str, str]:

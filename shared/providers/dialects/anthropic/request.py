@@ -12,9 +12,11 @@ from shared.providers.catalogue import load_catalogue
 from shared.providers.dialects.anthropic.content import (
     Block,
     text_blocks,
+    thinking_blocks,
     tool_result,
     tool_use,
     user_blocks,
+    with_cache_control,
 )
 from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.dialects.anthropic.wanted_api import take_headers
@@ -134,19 +136,27 @@ def _conversation(messages: object) -> tuple[list[Block], list[Fields]]:
             raise not_carried_over(where, "must be an object.")
         role = message.get("role")
         if role in {"system", "developer"}:
-            system += text_blocks(message.get("content"), f"{where}.content")
+            system += _marked(text_blocks(message.get("content"), f"{where}.content"), message)
         elif role == "user":
-            _add(turns, "user", user_blocks(message.get("content"), f"{where}.content"))
+            blocks = user_blocks(message.get("content"), f"{where}.content")
+            _add(turns, "user", _marked(blocks, message))
         elif role == "tool":
             _add(turns, "user", [tool_result(message, where)])
         elif role == "assistant":
-            _add(turns, "assistant", _assistant_blocks(message, where))
+            _add(turns, "assistant", _marked(_assistant_blocks(message, where), message))
         else:
             raise not_carried_over(f"{where}.role", f"this provider knows no role {role!r}.")
     if not turns:
         raise not_carried_over("messages", "this provider needs a user message that is not empty.")
     _trim_prefill(turns[-1])
     return system, turns
+
+
+def _marked(blocks: list[Block], message: Fields) -> list[Block]:
+    """The mark of a whole message stands on its last block."""
+    if blocks:
+        with_cache_control(blocks[-1], message)
+    return blocks
 
 
 def _add(turns: list[Fields], role: str, blocks: list[Block]) -> None:
@@ -168,7 +178,8 @@ def _assistant_blocks(message: Fields, where: str) -> list[Block]:
     calls = message.get("tool_calls") or []
     if not isinstance(calls, list):
         raise not_carried_over(f"{where}.tool_calls", "must be a list.")
-    return blocks + [tool_use(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
+    uses = [tool_use(call, f"{where}.tool_calls[{index}]") for index, call in enumerate(calls)]
+    return [*thinking_blocks(message, where), *blocks, *uses]
 
 
 def _trim_prefill(turn: Fields) -> None:

@@ -3,7 +3,7 @@
     message_start        role chunk
     content_block_start  of a tool: its id and name
     content_block_delta  content, reasoning_content or a fragment of arguments
-    content_block_stop   of a tool without a fragment: its whole input
+    content_block_stop   of a tool without a fragment: its whole input; of thinking: the whole block
     message_delta        finish chunk
     message_stop         usage chunk, if asked for; finished
 
@@ -48,6 +48,8 @@ class AnthropicStream:
         "_open_calls",
         "_profile",
         "_tail",
+        "_thoughts",
+        "_thoughts_told",
         "finish_reason",
         "finished",
         "text_chars",
@@ -63,6 +65,9 @@ class AnthropicStream:
         self._calls = 0
         self._open_calls: dict[int, _OpenCall] = {}
         """Tool calls under way, by Anthropic's index of the block."""
+        self._thoughts: dict[int, dict[str, Any]] = {}
+        """Blocks of thinking under way, by Anthropic's index: they are told once more, whole and signed."""
+        self._thoughts_told = 0
         self._head = b""
         """All of a chunk before its choices, alike throughout the stream. Empty until message_start."""
         self._tail = b',"usage":null}' if include_usage else b"}"
@@ -130,8 +135,9 @@ class AnthropicStream:
             return [self._chunk(orjson.dumps({"tool_calls": [opening]}))]
         if kind == "text" and block.get("text"):
             return self._text(block["text"], b'"content":')
-        if kind == "thinking" and block.get("thinking"):
-            return self._text(block["thinking"], b'"reasoning_content":')
+        if kind in {"thinking", "redacted_thinking"}:
+            self._thoughts[_index(document)] = block
+            return self._text(block.get("thinking") or "", b'"reasoning_content":')
         return []
 
     def _delta(self, document: dict[str, Any]) -> list[bytes]:
@@ -143,7 +149,14 @@ class AnthropicStream:
             raise self._invalid("is no delta")
         if kind in _FRAGMENTS:
             source, field = _FRAGMENTS[kind]
-            return self._text(delta.get(source), field)
+            chunks = self._text(delta.get(source), field)
+            if kind == "thinking_delta":
+                self._add_to_thought(document, delta.get(source))
+            return chunks
+        if kind == "signature_delta":
+            if (thought := self._thoughts.get(_index(document))) is not None:
+                thought["signature"] = delta.get("signature")
+            return []
         if kind == "input_json_delta":
             call = self._open_calls.get(_index(document))
             fragment = delta.get("partial_json")
@@ -153,7 +166,18 @@ class AnthropicStream:
             return self._arguments(call, fragment)
         return []
 
+    def _add_to_thought(self, document: dict[str, Any], thinking: object) -> None:
+        block = self._thoughts.get(_index(document))
+        if block is not None and type(thinking) is str:
+            block["thinking"] = (block.get("thinking") or "") + thinking
+
     def _close_block(self, document: dict[str, Any]) -> list[bytes]:
+        thought = self._thoughts.pop(_index(document), None)
+        if thought is not None:
+            # With an index, as OpenAI's client wants of what it puts together from several chunks.
+            told = {"index": self._thoughts_told, **thought}
+            self._thoughts_told += 1
+            return [self._chunk(orjson.dumps({"thinking_blocks": [told]}))]
         call = self._open_calls.pop(_index(document), None)
         if call is None or call.has_fragments:
             return []
