@@ -36,7 +36,6 @@ _TAKE_TOP_K: Final = frozenset({"openrouter", "litellm", "nvidia_nim", "perplexi
 _TAKE_REASONING: Final = frozenset({"deepseek", "litellm", "openrouter"})
 """Providers that read `reasoning_content` of earlier turns; OpenAI refuses a message that has it."""
 
-_SERVICE_TIERS: Final = {"standard_only": "default"}
 _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -76,8 +75,8 @@ def _sampling(request: Fields, profile: ProviderProfile) -> Fields:
     fields: Fields = {}
     if stop := request.pop("stop_sequences", None):
         fields["stop"] = stop
-    if tier := _SERVICE_TIERS.get(request.pop("service_tier", "auto")):
-        fields["service_tier"] = tier
+    if request.pop("service_tier", "auto") == "standard_only":
+        fields["service_tier"] = "default"
     return fields
 
 
@@ -85,7 +84,7 @@ def _tools(request: Fields) -> Fields:
     tools, choice = request.pop("tools", None), request.pop("tool_choice", None)
     kind = choice.get("type") if isinstance(choice, dict) else None
     if not tools:
-        if kind not in {None, "auto", "none"}:
+        if kind not in (None, "auto", "none"):
             raise not_carried_over("tool_choice", "needs tools.")
         return {}
     if not isinstance(tools, list):
@@ -107,7 +106,7 @@ def _tools(request: Fields) -> Fields:
 def _tool(tool: object, where: str) -> Fields:
     if not isinstance(tool, dict) or not isinstance(tool.get("name"), str):
         raise not_carried_over(where, "must be an object with a name.")
-    if tool.get("type") not in {None, "custom"}:
+    if tool.get("type") not in (None, "custom"):
         raise not_carried_over(where, "tools that run at Anthropic cannot be carried over to this provider.")
     function: Fields = {"name": tool["name"]}
     if tool.get("description"):
