@@ -18,8 +18,8 @@ from shared.providers.dialects.anthropic.content import (
     user_blocks,
     with_cache_control,
 )
-from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.dialects.anthropic.wanted_api import take_headers
+from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.profile import Capability, ProviderProfile
 
 DEFAULT_MAX_TOKENS: Final = 4096
