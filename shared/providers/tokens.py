@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+import orjson
+
 from shared.domain.job import JobKind
 
 _CHARS_PER_TOKEN: Final = 4
@@ -11,8 +13,14 @@ _MEDIA_TOKENS: Final = 1_000
 _MEDIA: Final = frozenset({"image", "document", "image_url", "input_audio", "file"})
 
 
-def tokens_of(chars: int) -> int:
+def tokens_of_chars(chars: int) -> int:
     return -(-chars // _CHARS_PER_TOKEN)
+
+
+def tokens_of_body(kind: JobKind, body: bytes, model: str) -> int:
+    """The same of a job's body, which is parsed for this alone."""
+    document = orjson.loads(body)
+    return prompt_tokens(kind, document, model) if isinstance(document, dict) else tokens_of_chars(len(body))
 
 
 def prompt_tokens(kind: JobKind, document: dict[str, Any], model: str) -> int:
@@ -30,4 +38,4 @@ def prompt_tokens(kind: JobKind, document: dict[str, Any], model: str) -> int:
                 media += 1
             else:
                 pending += value.values()
-    return tokens_of(chars) + media * _MEDIA_TOKENS
+    return tokens_of_chars(chars) + media * _MEDIA_TOKENS
