@@ -19,14 +19,17 @@ from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
 from api.anthropic_v1 import messages
+from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.middleware.edge import Edge
-from api.openai_v1 import chat_completions, models
+from api.openai_v1 import chat_completions, completions, embeddings, models, rerank
 from api.openapi import describe
 from api.replies import Replies
 from api.unified_v1 import chat, jobs
+from api.unified_v1 import embeddings as unified_embeddings
+from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.lookup import KeyLookup
 from shared.db.engine import create_engine, url_of
@@ -111,7 +114,20 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     )
     app.state.draining = False
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
-    for router in (chat_completions, messages, models, chat, jobs, health):
+    for router in (
+        chat_completions,
+        messages,
+        completions,
+        embeddings,
+        rerank,
+        models,
+        cohere_rerank,
+        chat,
+        unified_embeddings,
+        unified_rerank,
+        jobs,
+        health,
+    ):
         app.include_router(router.router)
     error_views.install(app)
     hot = HotRoutes(
