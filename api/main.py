@@ -23,6 +23,7 @@ from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
+from api.legacy import ai, generate_text, inference, summarize
 from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, completions, embeddings, models, rerank
 from api.openapi import describe
@@ -126,6 +127,10 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         unified_embeddings,
         unified_rerank,
         jobs,
+        generate_text,
+        summarize,
+        ai,
+        inference,
         health,
     ):
         app.include_router(router.router)
