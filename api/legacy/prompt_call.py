@@ -37,7 +37,8 @@ def prompt_call(
         and document.get("max_tokens") is None
         and document.get("max_completion_tokens") is None
     ):
-        document["max_tokens"] = via.settings.openai_max_tokens
+        # Its reasoning models refuse the older name; all of its chat models know this one.
+        document["max_completion_tokens"] = via.settings.openai_max_tokens
     if stream:
         document["stream"] = True
     return Submission(
