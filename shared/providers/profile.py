@@ -118,6 +118,9 @@ class ProviderProfile:
     self_hosted: bool = False
     docs: str = ""
 
+    def __str__(self) -> str:
+        return self.id
+
     def with_base_url(self, url: str) -> ProviderProfile:
         return replace(self, base_url=url.rstrip("/"), bases={})
 

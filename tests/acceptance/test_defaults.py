@@ -66,6 +66,11 @@ async def test_defaults_are_those_of_the_environment(stack: Stack) -> None:
         assert "max_completion_tokens" not in shorter
 
         summary = (await client.post("/summarize", json={"text": "A long text."})).json()
+        # A provider with a task of that name is asked before a chat model is.
+        assert (summary["provider"], summary["model"]) == ("huggingface", "facebook/bart-large-cnn")
+        assert summary["summary"] == "A long text."
+        named = {"text": "A long text.", "provider": "lab"}
+        summary = (await client.post("/summarize", json=named)).json()
         assert (summary["provider"], summary["model"]) == ("lab", "house-model")
         asked = json.loads(summary["summary"])["body"]
         assert asked["messages"][-1] == {"role": "user", "content": "A long text."}
