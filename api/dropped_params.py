@@ -35,7 +35,8 @@ def drop_params(
         try:
             codec.encode(call)
         except InvalidRequest as refusal:
-            name = refusal.param
+            # A part of a parameter (`text.format`) goes with the whole of it.
+            name = (refusal.param or "").partition(".")[0]
             if refusal.code != "unsupported_parameter" or name not in document or name in _NEEDED:
                 raise
             del document[name]

@@ -25,7 +25,7 @@ from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.legacy import ai, generate_text, inference, summarize
 from api.middleware.edge import Edge
-from api.openai_v1 import chat_completions, completions, embeddings, models, rerank
+from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
 from api.unified_v1 import chat, jobs
@@ -117,6 +117,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
     for router in (
         chat_completions,
+        responses,
         messages,
         completions,
         embeddings,

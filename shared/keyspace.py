@@ -8,8 +8,8 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:lane:<provider>:<lane> | stream | ready jobs, one field `job` | never; entries by ack + delete |
 | hr:{s}:delayed:<provider> | zset | `<job>|<lane>` by due time, ms | promotion |
 | hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
-| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL |
-| hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL |
+| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL, or its owner deletes it |
+| hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL, or with its job |
 | hr:{s}:idempotent:<digest> | string | id of the job that an Idempotency-Key stands for | TTL |
 | hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |

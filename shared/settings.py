@@ -49,6 +49,8 @@ class ApiSettings(_Group):
     """How long a reader may accept no byte before its connection is closed."""
     drain_seconds: PositiveFloat = 15.0
     """How long open requests may go on after SIGTERM."""
+    responses_retain_seconds: PositiveFloat = 86_400.0
+    """How long a response of /v1/responses can be read and continued, unless `store` was false."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names answered to; empty means any well-formed one."""
 
