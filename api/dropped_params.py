@@ -17,7 +17,7 @@ from shared.providers.profile import ProviderProfile
 
 ASKED: Final = "x-headrace-drop-params"
 TOLD: Final = b"x-headrace-dropped-params"
-_NEEDED: Final = frozenset({"model", "messages", "input", "prompt", "query", "documents", "text"})
+_NEEDED: Final = frozenset({"model", "messages", "input", "prompt", "query", "documents"})
 
 
 def drop_params(

@@ -41,7 +41,7 @@ def script(prompt: str = "", /, **cue: Any) -> str:
 
 def chat_stream(*deltas: dict[str, Any], finish: str = "stop") -> dict[str, Any]:
     """A cue for a stream of these deltas, as a provider of OpenAI's chat sends it."""
-    choices = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
+    choices: list[dict[str, Any]] = [{"index": 0, "delta": delta, "finish_reason": None} for delta in deltas]
     choices.append({"index": 0, "delta": {}, "finish_reason": finish})
     head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "scripted"}
     frames = [f"data: {json.dumps({**head, 'choices': [choice]})}\n\n" for choice in choices]

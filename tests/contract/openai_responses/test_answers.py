@@ -109,7 +109,11 @@ def test_what_is_asked_reaches_the_provider_in_words_of_chat(client: openai.Open
                 "content": [
                     {"type": "input_text", "text": "What is it?"},
                     {"type": "input_image", "image_url": PIXEL, "detail": "low"},
-                    {"type": "input_file", "filename": "a.pdf", "file_data": "data:application/pdf;base64,aa"},
+                    {
+                        "type": "input_file",
+                        "filename": "a.pdf",
+                        "file_data": "data:application/pdf;base64,aa",
+                    },
                 ],
             },
         ],

@@ -50,9 +50,9 @@ def test_a_streamed_response_is_replayed_behind_a_sequence_number(
     events, response = hear(
         client.responses.create(model=OPENAI, input=script(text="a b c d", chunks=4), stream=True)
     )
-    extra = {} if starting_after is None else {"starting_after": starting_after}
+    behind = openai.omit if starting_after is None else starting_after
 
-    again = list(client.responses.retrieve(response.id, stream=True, **extra))
+    again = list(client.responses.retrieve(response.id, stream=True, starting_after=behind))
 
     assert again == events[0 if starting_after is None else starting_after + 1 :]
 
@@ -294,9 +294,7 @@ async def test_any_process_reads_goes_on_from_and_replays_what_another_answered(
 
 async def test_a_conversation_that_outgrew_the_largest_body_is_refused(fresh_stack: FreshStack) -> None:
     stack = await fresh_stack(settings={"HEADRACE_API__MAX_BODY_BYTES": "5000"})
-    async with openai.AsyncOpenAI(
-        base_url=f"{stack.url}/v1", api_key=stack.api_key, max_retries=0
-    ) as client:
+    async with openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key, max_retries=0) as client:
         first = await client.responses.create(model=OPENAI, input="x" * 2_000)
         with pytest.raises(openai.APIStatusError) as raised:
             await client.responses.create(model=OPENAI, input="y" * 2_000, previous_response_id=first.id)

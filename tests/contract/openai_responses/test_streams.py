@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import openai
 import pytest
-from openai.types.responses import Response
+from openai.types.responses import Response, ResponseStreamEvent
 from pydantic import BaseModel
 
 from tests.contract.openai_responses.conversation import (
@@ -129,12 +129,12 @@ def test_the_stream_helper_hears_parallel_calls(client: openai.OpenAI, model: st
 
 @pytest.mark.parametrize("model", BOTH)
 def test_a_failure_mid_stream_is_raised(client: openai.OpenAI, model: str) -> None:
-    heard = []
+    heard: list[ResponseStreamEvent] = []
+    stream = client.responses.create(
+        model=model, input=script(text="a b c d", chunks=4, error_in_stream=2), stream=True
+    )
     with pytest.raises(openai.APIError) as raised:
-        for event in client.responses.create(
-            model=model, input=script(text="a b c d", chunks=4, error_in_stream=2), stream=True
-        ):
-            heard.append(event)
+        heard.extend(stream)
 
     assert not isinstance(raised.value, openai.APIStatusError)
     assert text_of(heard)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from typing import cast
 
 import openai
 import pytest
-from openai.types.responses import ResponseInputItemParam
+from openai.types.responses import FunctionToolParam, ResponseInputItemParam
 
 from tests.contract.openai_responses.conversation import (
     BOTH,
@@ -81,18 +82,18 @@ def test_outputs_of_parallel_calls_go_back_together(client: openai.OpenAI, model
 
 @pytest.mark.parametrize("model", BOTH)
 def test_a_named_function_none_and_only_allowed_ones(client: openai.OpenAI, model: str) -> None:
-    other = {**WEATHER, "name": "get_tide"}
+    other = cast("FunctionToolParam", {**WEATHER, "name": "get_tide"})
     named = client.responses.create(
         model=model,
         input="Paris",
-        tools=[other, WEATHER],  # type: ignore[list-item]  # a copy of one
+        tools=[other, WEATHER],
         tool_choice={"type": "function", "name": "get_weather"},
     )
     none = client.responses.create(model=model, input="Paris", tools=[WEATHER], tool_choice="none")
     allowed = client.responses.create(
         model=model,
         input="Paris",
-        tools=[other, WEATHER],  # type: ignore[list-item]  # a copy of one
+        tools=[other, WEATHER],
         tool_choice={
             "type": "allowed_tools",
             "mode": "required",
