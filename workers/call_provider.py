@@ -27,8 +27,8 @@ from shared.providers import refusals
 from shared.providers.dialect import Answer, Call, StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseReader
+from shared.providers.tokens import tokens_of_body, tokens_of_chars
 from shared.settings import ProviderSettings
-from workers.estimate import prompt_tokens, tokens_of
 from workers.transport import Transport
 
 _MAX_ERROR_BYTES: Final = 65_536
@@ -45,6 +45,7 @@ FOREIGN: Final = (
     EOFError,
 )
 """All that a call may raise besides its cancellation and our own clocks."""
+_ANSWERED_WITHOUT_TOKENS: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK})
 _NOT_STREAMS: Final = frozenset({"application/json", "text/html"})
 
 Emit = Callable[[list[bytes]], Awaitable[None]]
@@ -78,15 +79,15 @@ class CallProgress:
             return None
         return int((self.first_byte_at - self.started_at) * 1000)
 
-    def usage_or_estimate(self, body: bytes) -> Usage:
-        """As the provider counted, else an estimate from the request `body` and what came back."""
+    def usage_or_estimate(self, job: Job) -> Usage:
+        """As the provider counted, else an estimate from the request and what came back."""
         if self.usage is not None:
             return self.usage
-        if not self.sent:
+        if not self.sent or job.kind is JobKind.COUNT_TOKENS:
             return Usage()
         return Usage(
-            prompt_tokens=prompt_tokens(body),
-            completion_tokens=tokens_of(self.text_chars),
+            prompt_tokens=tokens_of_body(job.kind, job.body, job.target.model),
+            completion_tokens=0 if job.kind in _ANSWERED_WITHOUT_TOKENS else tokens_of_chars(self.text_chars),
             estimated=True,
         )
 
@@ -149,11 +150,11 @@ async def call_provider(
                     body = await _await_pending(response, session, profile, job.kind, settings)
                     return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
-                    body = await _read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
+                    body = await read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
                     raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
                 if job.stream and response.content_type in _NOT_STREAMS:
                     # Some say in a plain 200 why there is no stream; any other body is no answer.
-                    body = await _read_capped(response, settings.max_answer_bytes, profile)
+                    body = await read_capped(response, settings.max_answer_bytes, profile)
                     codec.decode(body, call)
                     raise ProviderAnswerInvalid(
                         f"{profile.name} answered a streamed request without a stream.", provider=profile.id
@@ -169,7 +170,7 @@ async def call_provider(
 
                     tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
                     return Completed(tail=tail)
-                body = await _read_capped(response, settings.max_answer_bytes, profile)
+                body = await read_capped(response, settings.max_answer_bytes, profile)
                 return _completed(codec.decode(body, call), progress)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
@@ -217,9 +218,9 @@ async def _await_pending(
         pause = min(pause * 2, _MAX_PENDING_PAUSE_SECONDS)
         async with session.get(profile.url(path, kind), allow_redirects=False) as later:
             if later.status == 200:
-                return await _read_capped(later, settings.max_answer_bytes, profile)
+                return await read_capped(later, settings.max_answer_bytes, profile)
             if later.status != 202:
-                body = await _read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
+                body = await read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
                 raise refusals.from_http(later.status, _lower(later.headers), body, profile=profile)
             headers |= _lower(later.headers)
 
@@ -288,7 +289,7 @@ async def _relay(
     return [*tail, *decoder.end()]
 
 
-async def _read_capped(
+async def read_capped(
     response: aiohttp.ClientResponse, cap: int, profile: ProviderProfile, *, truncate: bool = False
 ) -> bytes:
     length = response.content_length

@@ -238,7 +238,7 @@ def _settlement(
     target = lease.job.target
     # A call that failed before it answered anything is not charged, unless the provider said so.
     charged = outcome is not Outcome.FAILED or progress.emitted or progress.usage is not None
-    usage = progress.usage_or_estimate(lease.job.body) if charged else Usage()
+    usage = progress.usage_or_estimate(lease.job) if charged else Usage()
     return Settlement(
         outcome=outcome,
         provider=target.provider,
