@@ -38,6 +38,8 @@ from shared.errors import BrokerError
 from shared.ids import ApiKeyId
 from shared.observability import metrics
 from shared.providers.catalogue import Catalogue
+from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
+from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
@@ -68,6 +70,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         keys = KeyLookup(redis, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
+        model_lists = ModelLists(link, registry.profiles)
         replies = Replies(
             producer,
             redis_url,
@@ -81,7 +84,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             replies=replies,
             presence=presence,
             registry=registry,
-            catalogue=Catalogue.load(),
+            catalogue=Catalogue.load(settings.catalogue_file, providers=registry.profiles),
+            model_lists=model_lists,
             keys=keys,
             redis=redis,
             engine=engine,
@@ -92,6 +96,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         polls = [
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
+            asyncio.create_task(_look_for_models(app.state.broker), name="models"),
         ]
         logger.info("api started", channel=replies.channel)
         yield
@@ -180,6 +185,18 @@ async def _look_for_workers(presence: Presence) -> None:
         except (RedisError, OSError) as exc:
             logger.debug("presence of workers not read", error=type(exc).__name__)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _look_for_models(via: Broker) -> None:
+    """Names that providers list become names that callers may use."""
+    while True:
+        try:
+            if await via.model_lists.look():
+                via.catalogue.relist(via.model_lists.models())
+        except (RedisError, OSError) as exc:
+            logger.debug("model lists not read", error=type(exc).__name__)
+        via.catalogue.served = frozenset(via.providers())
+        await asyncio.sleep(MODELS_LOOK_SECONDS)
 
 
 class ApiServer(uvicorn.Server):

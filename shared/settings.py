@@ -119,6 +119,8 @@ class ProviderSettings(_Group):
     """Open connections of one worker process to one provider origin."""
     keepalive_seconds: PositiveFloat = 60.0
     """How long an idle connection is kept; short enough that DNS changes are seen."""
+    model_list_seconds: PositiveFloat = 3600.0
+    """Every how long a provider is asked which models it has; sooner while it does not answer."""
 
 
 class AuthSettings(_Group):
@@ -170,6 +172,8 @@ class Settings(BaseSettings):
     """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
     providers_file: Path | None = None
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
+    catalogue_file: Path | None = None
+    """TOML file of models and prices to add to the catalogue or to replace there, and of aliases."""
     default_provider: str = Field(
         default="openai", validation_alias=AliasChoices("HEADRACE_DEFAULT_PROVIDER", "AI_PROVIDER")
     )
