@@ -28,8 +28,9 @@ from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
-from api.unified_v1 import chat, jobs
+from api.unified_v1 import chat, estimate, jobs, providers
 from api.unified_v1 import embeddings as unified_embeddings
+from api.unified_v1 import models as unified_models
 from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.lookup import KeyLookup
@@ -133,6 +134,9 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         unified_embeddings,
         unified_rerank,
         jobs,
+        providers,
+        unified_models,
+        estimate,
         generate_text,
         summarize,
         ai,
@@ -196,7 +200,8 @@ async def _look_for_models(via: Broker) -> None:
         except (RedisError, OSError) as exc:
             logger.debug("model lists not read", error=type(exc).__name__)
         via.catalogue.served = frozenset(via.providers())
-        await asyncio.sleep(MODELS_LOOK_SECONDS)
+        # Sooner while no worker has told anything: both boot at once.
+        await asyncio.sleep(MODELS_LOOK_SECONDS if via.model_lists.health else LOOK_SECONDS)
 
 
 class ApiServer(uvicorn.Server):

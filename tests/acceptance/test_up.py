@@ -217,6 +217,7 @@ def test_no_child_outlives_it(how: signal.Signals, tmp_path: Path) -> None:
         ("HEADRACE_API__ALLOWED_HOSTS", "api.example.com"),
         ("OPENAI_BASE_URL", "ftp://x"),
         ("HEADRACE_PROVIDERS_FILE", "missing.toml"),
+        ("HEADRACE_CATALOGUE_FILE", "missing.toml"),
         ("FAULTPOINTS", "W3@x"),
         ("REDIS_URL", "localhost:6379"),
     ],

@@ -118,6 +118,46 @@ def test_a_name_leads_to_the_provider_that_serves_it(name: str, default: str, ta
     assert resolve(name, PROVIDERS, default) == target
 
 
+EVERYBODY = Registry(
+    replace(vllm.PROFILE, id=name, base_url="https://somewhere.example/v1", self_hosted=False)
+    for name in sorted(TEN)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("grok-4-1-fast-reasoning", Target("xai", "grok-4-1-fast-reasoning")),
+        ("sonar-pro", Target("perplexity", "sonar-pro")),
+        ("deepseek-chat", Target("deepseek", "deepseek-chat")),
+        ("deepseek/deepseek-chat", Target("deepseek", "deepseek-chat")),
+        ("nvidia/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        ("nvidia_nim/nvidia/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        ("meta/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        (
+            "nvidia/llama-3_2-nv-rerankqa-1b-v2",
+            Target("nvidia_nim", "nvidia/llama-3_2-nv-rerankqa-1b-v2"),
+        ),
+        ("BAAI/bge-large-en-v1.5", Target("huggingface", "BAAI/bge-large-en-v1.5")),
+        ("together/deepseek-ai/DeepSeek-R1", Target("huggingface", "together/deepseek-ai/DeepSeek-R1")),
+        ("deepseek-ai/DeepSeek-R1", Target("huggingface", "deepseek-ai/DeepSeek-R1")),
+        ("facebook/bart-large-cnn", Target("huggingface", "facebook/bart-large-cnn")),
+        ("text-embedding-3-small", Target("openai", "text-embedding-3-small")),
+        ("text-embedding-3-large", Target("openai", "text-embedding-3-large")),
+        ("gpt-3.5-turbo", Target("openai", "gpt-3.5-turbo")),
+        ("gpt-3.5-turbo-instruct", Target("openai", "gpt-3.5-turbo-instruct")),
+        ("openrouter/openai/gpt-4o-mini", Target("openrouter", "openai/gpt-4o-mini")),
+        ("openai/gpt-4o-mini", Target("openai", "gpt-4o-mini")),
+    ],
+)
+def test_models_of_all_ten_providers_are_found_with_slashes_and_without(name: str, target: Target) -> None:
+    assert resolve(name, EVERYBODY, "openai") == target
+
+
+def test_every_provider_with_models_of_its_own_has_some_in_the_catalogue() -> None:
+    assert {model.provider for model in CATALOGUE.models()} == TEN - {"litellm", "vllm"}
+
+
 def test_a_provider_whose_address_nobody_configured_serves_no_model() -> None:
     nowhere = Registry([BUILT_IN["vllm"]])
 
