@@ -118,7 +118,7 @@ async def _fetch(context: WorkerContext, profile: ProviderProfile) -> list[Liste
     headers = {**profile.headers, **context.credentials.headers(target, profile)}
     session = context.transport.session(profile, target.credential, headers)
     async with (
-        asyncio.timeout(ANSWER_SECONDS),
+        asyncio.timeout(min(ANSWER_SECONDS, context.settings.provider.first_byte_seconds)),
         session.get(profile.url(profile.models_path), allow_redirects=False) as response,
     ):
         if response.status in _NO_LIST:

@@ -18,7 +18,7 @@ from shared.errors import InvalidRequest
 from shared.money import MICRO_PER_USD
 from shared.providers.catalogue import Catalogue
 from shared.providers.duties import estimate_cost
-from shared.providers.profile import Capability, not_served
+from shared.providers.profile import Capability
 
 router: Final = APIRouter(tags=["Unified"])
 
@@ -62,8 +62,6 @@ async def estimate(request: Request) -> CostEstimate:
     target = take_target(document, via)
     kind = _kind_of(document, target, via.catalogue)
     profile = via.registry.get(target.provider)
-    if not profile.serves(kind):
-        raise not_served(profile, kind)
     cost = estimate_cost(profile, target.model, kind, document, via.catalogue)
     high = cost.high_micro_usd
     return CostEstimate(
