@@ -25,7 +25,10 @@ _FILE: Final = Path(__file__).with_name("catalogue.toml")
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """Micro-dollars per million tokens. `cache_write`: None where writing costs what reading does."""
+    """Micro-dollars per million tokens.
+
+    `cache_write` is shown to callers; usage does not say how much was written, so nobody is charged it.
+    """
 
     prompt: int
     cached_prompt: int
