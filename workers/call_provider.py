@@ -70,6 +70,8 @@ class CallProgress:
     usage: Usage | None = None
     text_chars: int = 0
     finish_reason: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the provider's answer; {} until there is one."""
 
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_at) * 1000)
@@ -146,6 +148,7 @@ async def call_provider(
                 allow_redirects=False,
             ) as response:
                 faultpoints.hit("W4")
+                progress.headers = response.headers
                 if response.status == 202 and profile.pending is not None and not job.stream:
                     body = await _await_pending(response, session, profile, job.kind, settings)
                     return _completed(codec.decode(body, call), progress)

@@ -63,6 +63,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     async def startup(_: dict[str, Any]) -> None:
         await subscription.start()
         duties.append(asyncio.create_task(_renew_leases(context), name="renew-leases"))
+        duties.append(asyncio.create_task(context.limits.store_forever(link), name="store-limits"))
         duties.append(
             asyncio.create_task(_announce(Presence(link, queue), queue, providers), name="announce")
         )

@@ -130,7 +130,7 @@ ROUTES: Final[dict[str, dict[str, Any]]] = {
     },
     "/v1/rerank": {"model": "openrouter/rerank-1", "return_documents": True, **_RERANK},
     "/v2/rerank": {"model": "openrouter/rerank-1", **_RERANK},
-    "/api/v1/chat": {"provider": "deepseek", "model": "deepseek-chat", **_CHAT},
+    "/api/v1/chat": {"provider": "xai", "model": "grok-4-1-fast-reasoning", **_CHAT},
     "/api/v1/embeddings": {"provider": "openai", "model": "text-embedding-3-small", "input": "a"},
     "/api/v1/rerank": {"provider": "nvidia_nim", "model": "nvidia/llama-3_2-nv-rerankqa-1b-v2", **_RERANK},
     "/api/v1/estimate": {"provider": "openai", "model": "gpt-4o-mini", "messages": _CHAT["messages"]},
