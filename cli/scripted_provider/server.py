@@ -254,8 +254,9 @@ class Connection(asyncio.Protocol):
         self._open(call)
         answer = compose(prompt, cue, token=call.job or f"{number:08d}", created=second)
         if cue is not None and cue.pending:
-            provider.pending[request_id.decode()] = Pending(dialect.render_answer(answer), cue.pending)
-            self._send_whole(self._promise(request_id.decode(), call))
+            promise = f"00000000-{number:08d}"
+            provider.pending[promise] = Pending(dialect.render_answer(answer), cue.pending)
+            self._send_whole(self._promise(promise, call))
             return
         if cue is not None and cue.golden is not None:
             cue = self._golden(cue, request.path, stream=prompt.stream)
