@@ -123,6 +123,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             settings=ctx.settings.provider,
             progress=progress,
             emit=emit,
+            sign=ctx.credentials.signing(target, profile),
         )
     except BrokerError as error:
         error.details.setdefault("model", target.model)

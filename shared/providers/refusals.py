@@ -68,8 +68,20 @@ _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "server_error": 500,
     "timeout_error": 504,
     "overloaded_error": 529,
+    # TGI's error_type.
+    "validation": 422,
+    "overloaded": 429,
 }
 """The HTTP status a `code` or `type` stands for, where an error came without one of its own."""
+
+_STATUS_OF_AWS: Final[Mapping[str, int]] = {
+    "ThrottlingException": 429,
+    "ModelNotReadyException": 503,
+    "UnrecognizedClientException": 403,
+    "ExpiredTokenException": 403,
+    "IncompleteSignatureException": 403,
+}
+"""Codes of AWS that come with a 400 (or 429) and mean something else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +121,11 @@ def from_http(
     except orjson.JSONDecodeError:
         document = None
     fields = read_fields(document)
+    status = _STATUS_OF_AWS.get(fields.code or "", status)
+    if status == 424:
+        # The model behind the endpoint failed; SageMaker tells how.
+        original = fields.status
+        status = original if original in _ABOUT_THE_REQUEST or original in {429, 503} else 502
     wish = retry_after_seconds(lowered)
     if wish is None and fields.estimated_seconds is not None:
         wish = min(fields.estimated_seconds, MAX_SECONDS)
@@ -128,6 +145,8 @@ def read_fields(document: object) -> ErrorFields:
     {"error": {message, type, param, code}}   OpenAI, Anthropic, vLLM, OpenRouter
     {"error": "text" | ["text"]}              Hugging Face; xAI with `code` beside it
     {"object": "error", message, ...}         vLLM before 0.10
+    {"error": "text", "error_type": ...}      TGI
+    {"Message": "text", "Code": ...}          AWS; ErrorCode and OriginalStatusCode for a model's own
     {"detail": "text" | [{loc, msg}]}         FastAPI
     """
     if not isinstance(document, dict):
@@ -138,7 +157,7 @@ def read_fields(document: object) -> ErrorFields:
     if isinstance(error, list) and error and isinstance(error[0], str):
         error = error[0]
     if isinstance(error, str):
-        fields = _fields({"message": error, "code": document.get("code")})
+        fields = _fields({"message": error, "code": document.get("code"), "type": document.get("error_type")})
         return replace(fields, estimated_seconds=_seconds(document.get("estimated_time")))
     detail = document.get("detail")
     if detail == "Not Found":
@@ -150,7 +169,15 @@ def read_fields(document: object) -> ErrorFields:
         return _fields(_from_fastapi(detail[0]))
     if isinstance(document.get("message"), str):
         return _fields(document)
+    if isinstance(document.get("Message"), str):
+        return _from_aws(document)
     return ErrorFields()
+
+
+def _from_aws(document: Mapping[str, Any]) -> ErrorFields:
+    code = document.get("Code") or document.get("ErrorCode")
+    fields = _fields({"message": document["Message"], "code": code})
+    return replace(fields, status=_status(document.get("OriginalStatusCode")))
 
 
 def _from_fastapi(first: Mapping[str, Any]) -> dict[str, object]:
