@@ -28,6 +28,7 @@ from urllib.parse import urlsplit
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Discriminator,
     Field,
@@ -79,10 +80,18 @@ ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-
 
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
+_FORMS: Final = ("openai", "http", "tgi", "sagemaker")
+
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OUR_HEADERS: Final = frozenset(
     {"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"}
 )
+
+
+def _check_form(form: object) -> object:
+    if form != "openai":
+        raise ValueError(f"must be one of {', '.join(_FORMS)}")
+    return form
 
 
 def _check_headers(headers: dict[str, str]) -> dict[str, str]:
@@ -156,7 +165,7 @@ class _KeyedEndpoint(_Endpoint):
 
 
 class OpenAiEndpoint(_KeyedEndpoint):
-    form: Literal["openai"] = "openai"
+    form: Annotated[Literal["openai"], BeforeValidator(_check_form)] = "openai"
 
     def profile(self) -> ProviderProfile:
         return self._bearer_profile(languages.OPENAI)
@@ -211,8 +220,6 @@ def _form_of(entry: object) -> str:
     form = entry.get("form", "openai") if isinstance(entry, dict) else "openai"
     return form if isinstance(form, str) and form in _FORMS else "openai"
 
-
-_FORMS: Final = ("openai", "http", "tgi", "sagemaker")
 
 Endpoint = Annotated[
     Annotated[OpenAiEndpoint, Tag("openai")]

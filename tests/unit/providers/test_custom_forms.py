@@ -1,0 +1,264 @@
+"""Endpoints that do not speak OpenAI's language, from their entry in the file to what is sent and read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from shared.domain.job import JobKind, Target
+from shared.domain.usage import Usage
+from shared.errors import (
+    InvalidRequest,
+    ProviderAnswerInvalid,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
+from shared.providers import refusals
+from shared.providers.credentials import Credentials
+from shared.providers.custom import ProvidersFileInvalid
+from shared.providers.dialect import Call
+from shared.providers.dialects.http_json import point
+from shared.providers.dialects.prompt_templates import TemplateName, render
+from shared.providers.profile import ProviderProfile
+from shared.providers.registry import Registry
+from shared.providers.sse_reader import SseEvent
+from shared.settings import Settings
+
+HTTP = """
+[[endpoint]]
+id = "lab"
+form = "http"
+base_url = "https://lab.example"
+path = "/run/predict"
+answer = "/data/0"
+"""
+REQUEST = 'request = { data = ["{prompt}", "{max_tokens}"], t = "{temperature}", note = "a {prompt}" }\n'
+TGI = '[[endpoint]]\nid = "lab"\nform = "tgi"\nbase_url = "https://lab.example"\n'
+AWS = """
+[[endpoint]]
+id = "lab"
+form = "sagemaker"
+region = "eu-west-1"
+endpoint_name = "tuned-7b"
+access_key_env = "LAB_ID"
+secret_key_env = "LAB_SECRET"
+"""
+
+
+def registry(folder: Path, text: str) -> Registry:
+    return Registry.from_settings(settings(folder, text))
+
+
+def settings(folder: Path, text: str) -> Settings:
+    path = folder / "providers.toml"
+    path.write_text(text)
+    return Settings(_env_file=None, providers_file=path)
+
+
+def a_call(profile: ProviderProfile, *, stream: bool = False, **request: Any) -> Call:
+    document = {"model": "m", "messages": [{"role": "user", "content": "hi"}], **request}
+    return Call(orjson.dumps(document), Target(profile.id, "m"), profile, stream=stream)
+
+
+def sent(profile: ProviderProfile, **request: Any) -> tuple[str, Any]:
+    encoded = profile.codec(JobKind.CHAT).encode(a_call(profile, **request))
+    return encoded.path, orjson.loads(encoded.body)
+
+
+def test_a_template_takes_whole_strings_and_nothing_inside_one(tmp_path: Path) -> None:
+    lab = registry(tmp_path, HTTP + REQUEST).get("lab")
+
+    assert sent(lab) == ("/run/predict", {"data": ["hi", None], "note": "a {prompt}"})
+    assert sent(lab, max_tokens=5, temperature=0)[1] == {"data": ["hi", 5], "t": 0, "note": "a {prompt}"}
+
+
+def test_what_text_alone_cannot_say_is_refused_by_name(tmp_path: Path) -> None:
+    for text in (HTTP + REQUEST, TGI):
+        lab = registry(tmp_path, text).get("lab")
+        with pytest.raises(InvalidRequest) as caught:
+            sent(lab, tools=[{"type": "function"}])
+        assert caught.value.param == "tools"
+        with pytest.raises(InvalidRequest) as caught:
+            sent(lab, messages=[{"role": "user", "content": [{"type": "image_url"}]}])
+        assert caught.value.param == "messages.0.content"
+
+
+def test_an_answer_without_its_text_is_invalid_and_an_error_is_one(tmp_path: Path) -> None:
+    lab = registry(tmp_path, HTTP + REQUEST).get("lab")
+    codec = lab.codec(JobKind.CHAT)
+
+    with pytest.raises(ProviderAnswerInvalid, match="/data/0"):
+        codec.decode(b'{"data":[]}', a_call(lab))
+    with pytest.raises(ProviderAnswerInvalid):
+        codec.decode(b"<html>", a_call(lab))
+    with pytest.raises(ProviderUnavailable):
+        codec.decode(b'{"error":"out of memory"}', a_call(lab))
+
+
+def test_a_pointer_is_the_one_of_rfc_6901() -> None:
+    document = {"a/b": {"m~n": [{"": 7}]}}
+
+    assert point(document, "/a~1b/m~0n/0/") == 7
+    assert point(document, "") is document
+    for nowhere in ("/x", "/a~1b/m~0n/1", "/a~1b/m~0n/-1", "/a~1b/m~0n/0//y"):
+        with pytest.raises(LookupError):
+            point(document, nowhere)
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("plain", "System: be kind\n\nUser: hi\n\nAssistant: yes?\n\nUser: go\n\nAssistant:"),
+        (
+            "chatml",
+            "<|im_start|>system\nbe kind<|im_end|>\n<|im_start|>user\nhi<|im_end|>\n"
+            "<|im_start|>assistant\nyes?<|im_end|>\n<|im_start|>user\ngo<|im_end|>\n<|im_start|>assistant\n",
+        ),
+        (
+            "llama3",
+            "<|start_header_id|>system<|end_header_id|>\n\nbe kind<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\nhi<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\nyes?<|eot_id|>"
+            "<|start_header_id|>user<|end_header_id|>\n\ngo<|eot_id|>"
+            "<|start_header_id|>assistant<|end_header_id|>\n\n",
+        ),
+        ("mistral", "[INST] be kind\n\nhi [/INST] yes?</s>[INST] go [/INST]"),
+    ],
+)
+def test_a_conversation_is_rendered_as_its_model_was_trained(template: TemplateName, text: str) -> None:
+    messages = [
+        {"role": "system", "content": "be kind"},
+        {"role": "user", "content": [{"type": "text", "text": "hi"}]},
+        {"role": "assistant", "content": "yes?"},
+        {"role": "user", "content": "go"},
+    ]
+
+    assert render(template, messages) == text
+
+
+def test_tgi_gets_its_own_names_and_no_value_it_refuses(tmp_path: Path) -> None:
+    lab = registry(tmp_path, TGI).get("lab")
+
+    path, body = sent(lab, max_completion_tokens=9, temperature=0, top_p=1, stop="x", seed=3)
+
+    assert path == "/generate"
+    assert body == {
+        "inputs": "hi",
+        "parameters": {
+            "details": True,
+            "return_full_text": False,
+            "max_new_tokens": 9,
+            "stop": ["x"],
+            "seed": 3,
+        },
+    }
+    assert sent(lab, stream=True)[0] == "/generate_stream"
+
+
+def test_tgi_usage_is_an_estimate_where_it_did_not_count_the_input(tmp_path: Path) -> None:
+    lab = registry(tmp_path, TGI).get("lab")
+    body = b'{"generated_text":"yo","details":{"finish_reason":"length","generated_tokens":2,"prefill":[]}}'
+
+    answer = lab.codec(JobKind.CHAT).decode(body, a_call(lab))
+
+    assert answer.finish_reason == "length"
+    assert answer.usage == Usage(2, 2, estimated=True)
+
+
+def test_an_error_inside_a_tgi_stream_ends_it(tmp_path: Path) -> None:
+    lab = registry(tmp_path, TGI).get("lab")
+    decoder = lab.codec(JobKind.CHAT).open_stream(a_call(lab, stream=True))
+
+    with pytest.raises(ProviderRateLimited):
+        decoder.feed(SseEvent(data=b'{"error":"busy","error_type":"overloaded"}'))
+    with pytest.raises(ProviderAnswerInvalid):
+        decoder.feed(SseEvent(data=b"[1]"))
+
+
+def test_an_endpoint_of_sagemaker_is_found_and_signed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_ID", "AKIDEXAMPLE\n")
+    monkeypatch.setenv("LAB_SECRET", "canary")
+    given = settings(tmp_path, AWS)
+    known = Registry.from_settings(given)
+    lab, target = known.get("lab"), Target("lab", "m")
+    credentials = Credentials.from_settings(given, known)
+
+    path, _ = sent(lab)
+    sign = credentials.signing(target, lab)
+
+    assert lab.url(path) == (
+        "https://runtime.sagemaker.eu-west-1.amazonaws.com/endpoints/tuned-7b/invocations"
+    )
+    assert credentials.headers(target, lab) == {}
+    assert sign is not None
+    assert "/eu-west-1/sagemaker/aws4_request" in sign(lab.url(path), b"{}")["authorization"]
+    assert known.configured() == ["lab"]
+
+
+def test_half_a_key_of_aws_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_ID", "AKIDEXAMPLE")
+    monkeypatch.delenv("LAB_SECRET", raising=False)
+
+    assert registry(tmp_path, AWS).configured() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind", "answered"),
+    [
+        (400, {"Message": "Rate exceeded", "Code": "ThrottlingException"}, ProviderRateLimited, 429),
+        (400, {"Message": "bad", "Code": "ValidationError"}, ProviderRejected, 400),
+        (424, {"Message": "m", "ErrorCode": "E", "OriginalStatusCode": 422}, ProviderRejected, 422),
+        (424, {"Message": "m", "Code": "ModelError"}, ProviderUnavailable, 502),
+        (424, {"error": "failed", "error_type": "generation"}, ProviderUnavailable, 502),
+        (503, {"Message": "m", "Code": "ServiceUnavailable"}, ProviderUnavailable, 503),
+        (403, {"Message": "m", "Code": "AccessDeniedException"}, ProviderError, 502),
+        (422, {"error": "too long", "error_type": "validation"}, ProviderRejected, 422),
+    ],
+)
+def test_what_these_servers_refuse_means_what_it_means(
+    tmp_path: Path, status: int, body: dict[str, Any], kind: type[ProviderError], answered: int
+) -> None:
+    error = refusals.from_http(status, {}, orjson.dumps(body), profile=registry(tmp_path, TGI).get("lab"))
+
+    assert isinstance(error, kind)
+    assert error.status == answered
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        (HTTP, "endpoint 'lab', request: Field required"),
+        (HTTP + 'request = { data = ["x"] }', "endpoint 'lab', request: Value error, must have"),
+        (HTTP + 'request = { at = 2026-01-01, p = "{prompt}" }', "endpoint 'lab', request: Value error"),
+        (HTTP.replace("/data/0", "data") + REQUEST, "endpoint 'lab', answer: String should match"),
+        (HTTP.replace("/run", "run") + REQUEST, "endpoint 'lab', path: String should match"),
+        (TGI + 'template = "gpt"', "endpoint 'lab', template: Input should be"),
+        (
+            TGI + 'headers = { Authorization = "s3cret" }',
+            "endpoint 'lab', headers: Value error, must not",
+        ),
+        (TGI + 'headers = { "x y" = "s3cret" }', "endpoint 'lab', headers: Value error, must be"),
+        (AWS.replace("eu-west-1", "a/b"), "endpoint 'lab', region: String should match"),
+        (AWS + 'api_key = "s3cret"', "endpoint 'lab', api_key: Extra inputs"),
+        (TGI.replace('"tgi"', '"gopher"'), "endpoint 'lab', form: Value error, must be one of"),
+        ('[[preset]]\nname = "p"', "preset 'p', model: Field required"),
+        ('[[preset]]\nname = "p"\nmodel = "lab/p"', "preset 'p': Value error, name must differ"),
+        ('[[preset]]\nname = "p"\nmodel = "m"\ndefaults = { stream = true }', "preset 'p', defaults"),
+        ('[[preset]]\nname = "p"\nmodel = "m"\n' * 2, "preset 'p': this name is used twice"),
+    ],
+)
+def test_a_wrong_entry_is_named_by_its_field_and_shows_no_secret(
+    tmp_path: Path, text: str, problem: str
+) -> None:
+    with pytest.raises(ProvidersFileInvalid) as caught:
+        registry(tmp_path, text)
+
+    assert problem in str(caught.value)
+    assert "s3cret" not in str(caught.value)
