@@ -46,8 +46,10 @@ class WholeAnswer:
 
 def _said(choice: dict[str, Any], at: int) -> dict[str, Any]:
     delta = dict(choice["message"])
-    if isinstance(delta.get("tool_calls"), list):
-        delta["tool_calls"] = [{"index": index, **one} for index, one in enumerate(delta["tool_calls"])]
+    if isinstance(calls := delta.get("tool_calls"), list):
+        delta["tool_calls"] = [
+            {"index": index, **one} for index, one in enumerate(calls) if isinstance(one, dict)
+        ]
     return {"index": at, "delta": delta, "finish_reason": None}
 
 

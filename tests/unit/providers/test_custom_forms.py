@@ -131,7 +131,7 @@ def test_a_pointer_is_the_one_of_rfc_6901() -> None:
     ],
 )
 def test_a_conversation_is_rendered_as_its_model_was_trained(template: TemplateName, text: str) -> None:
-    messages = [
+    messages: list[dict[str, Any]] = [
         {"role": "system", "content": "be kind"},
         {"role": "user", "content": [{"type": "text", "text": "hi"}]},
         {"role": "assistant", "content": "yes?"},
