@@ -262,3 +262,18 @@ def test_a_wrong_entry_is_named_by_its_field_and_shows_no_secret(
 
     assert problem in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_tool_calls_of_a_whole_answer_are_streamed_with_their_places(tmp_path: Path) -> None:
+    lab = registry(tmp_path, AWS).get("lab")
+    function = {"name": "f", "arguments": "{}"}
+    message = {"role": "assistant", "content": None, "tool_calls": [{"id": "a", "function": function}, 3]}
+    body = {"id": "c", "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+    decoder = lab.codec(JobKind.CHAT).open_stream(a_call(lab))
+
+    said, ended = map(orjson.loads, decoder.feed(SseEvent(data=orjson.dumps(body))))
+
+    assert said["object"] == "chat.completion.chunk"
+    assert said["choices"][0]["delta"]["tool_calls"] == [{"index": 0, "id": "a", "function": function}]
+    assert ended["choices"][0]["finish_reason"] == decoder.finish_reason == "tool_calls"
+    assert decoder.finished
