@@ -15,6 +15,7 @@ from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed
 from shared.ids import RequestId
 from shared.providers.catalogue import Catalogue
+from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
 from shared.queue.presence import Presence
 from shared.queue.producer import Producer
@@ -31,6 +32,7 @@ class Broker:
     presence: Presence
     registry: Registry
     catalogue: Catalogue
+    model_lists: ModelLists
     keys: KeyLookup
     redis: Redis
     engine: AsyncEngine

@@ -17,7 +17,7 @@ from shared.providers.profile import ProviderProfile
 
 ASKED: Final = "x-headrace-drop-params"
 TOLD: Final = b"x-headrace-dropped-params"
-_NEEDED: Final = frozenset({"model", "messages", "input", "prompt", "query", "documents", "text"})
+_NEEDED: Final = frozenset({"model", "messages", "input", "prompt", "query", "documents"})
 
 
 def drop_params(
@@ -35,7 +35,8 @@ def drop_params(
         try:
             codec.encode(call)
         except InvalidRequest as refusal:
-            name = refusal.param
+            # A part of a parameter (`text.format`) goes with the whole of it.
+            name = (refusal.param or "").partition(".")[0]
             if refusal.code != "unsupported_parameter" or name not in document or name in _NEEDED:
                 raise
             del document[name]

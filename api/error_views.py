@@ -68,7 +68,6 @@ _ANTHROPIC_TYPES: Final[Mapping[int, str]] = {
     504: "timeout_error",
     529: "overloaded_error",
 }
-_PLACES: Final = frozenset({"body", "query", "path", "header", "cookie"})
 _BY_STATUS: Final[Mapping[int, type[BrokerError]]] = {
     400: BadRequest,
     401: AuthenticationFailed,
@@ -251,13 +250,12 @@ def _one_sentence(told: list[tuple[str, str]]) -> str:
 
 
 def _path(location: tuple[str | int, ...], tagged: frozenset[str]) -> tuple[str | int, ...]:
-    steps = location[1:] if location and location[0] in _PLACES else location
     path: list[str | int] = []
-    for index, step in enumerate(steps):
+    for index, step in enumerate(location):
         if isinstance(step, str):
             if step.startswith("~") or step == "[key]":
                 continue
-            if index >= 2 and isinstance(steps[index - 1], int) and steps[index - 2] in tagged:
+            if index >= 2 and isinstance(location[index - 1], int) and location[index - 2] in tagged:
                 continue
         path.append(step)
     return tuple(path)
@@ -305,7 +303,9 @@ async def _on_http_exception(request: Request, exc: Exception) -> Response:
 
 async def _on_validation_error(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, RequestValidationError)  # noqa: S101 - Starlette dispatches by class
-    return _respond(request, _from_problems(exc.errors()))
+    # FastAPI puts before each path where it stands: query, path, header or body.
+    problems = ({**problem, "loc": problem["loc"][1:]} for problem in exc.errors())
+    return _respond(request, _from_problems(problems))
 
 
 async def _on_broker_error(request: Request, exc: Exception) -> Response:

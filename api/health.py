@@ -34,7 +34,7 @@ async def ready(request: Request) -> Response:
     via = broker_of(request)
     if request.app.state.draining:
         return _answer({"status": "draining"}, 503)
-    redis, database = await asyncio.gather(_redis_state(via), _database_state(via))
+    redis, database = await asyncio.gather(redis_state(via), database_state(via))
     view: dict[str, Any] = {"redis": redis, "database": database}
     evictions: EvictionWatch = request.app.state.evictions
     if redis == "connected" and (reason := await evictions.complaint()) is not None:
@@ -48,7 +48,7 @@ async def ready(request: Request) -> Response:
 @router.get("/health", summary="What works")
 async def health(request: Request) -> Response:
     via = broker_of(request)
-    redis, database = await asyncio.gather(_redis_state(via), _database_state(via))
+    redis, database = await asyncio.gather(redis_state(via), database_state(via))
     queues = "unknown"
     if redis == "connected":
         queues = "connected" if via.replies.subscription.is_open else "reconnecting"
@@ -80,7 +80,7 @@ async def prometheus(request: Request) -> Response:
     return Response(metrics.render(depths), media_type=metrics.CONTENT_TYPE)
 
 
-async def _redis_state(via: Broker) -> str:
+async def redis_state(via: Broker) -> str:
     try:
         await via.link.execute("PING")
     except (RedisError, OSError):
@@ -88,7 +88,7 @@ async def _redis_state(via: Broker) -> str:
     return "connected"
 
 
-async def _database_state(via: Broker) -> str:
+async def database_state(via: Broker) -> str:
     try:
         async with asyncio.timeout(_CHECK_SECONDS), via.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))

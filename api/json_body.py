@@ -34,13 +34,13 @@ _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]{0,63}\Z")
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
-def parse_object(body: bytes) -> dict[str, Any]:
-    """The JSON object in `body`.
+def parse_object(body: bytes, *, max_nodes: int = MAX_NODES) -> dict[str, Any]:
+    """The JSON object in `body`, of at most `max_nodes` values.
 
     Raises InvalidJson, TooComplex, or InvalidRequest whose `param` is the path of the fault.
     """
-    if len(body) > MAX_NODES:
-        _refuse_many_nodes(body)
+    if len(body) > max_nodes:
+        _refuse_many_nodes(body, max_nodes)
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -110,17 +110,17 @@ def _keys_are_all_seen(body: bytes, document: dict[str, Any], keys: int) -> bool
     )
 
 
-def _refuse_many_nodes(body: bytes) -> None:
+def _refuse_many_nodes(body: bytes, limit: int) -> None:
     """Before any parser builds a million objects out of ten megabytes of `[],`."""
-    if _nodes_at_most(body) <= MAX_NODES:
+    if _nodes_at_most(body) <= limit:
         return
     bare = body
     if b"\\" in body:
         bare = body.replace(b"\\\\", b"").replace(b'\\"', b"")
     # A node has at most a key and a text, of two quotes each.
-    if bare.count(b'"') <= 4 * MAX_NODES and _nodes_at_most(b"".join(bare.split(b'"')[::2])) <= MAX_NODES:
+    if bare.count(b'"') <= 4 * limit and _nodes_at_most(b"".join(bare.split(b'"')[::2])) <= limit:
         return
-    raise TooComplex(f"The body holds more than {MAX_NODES} values.")
+    raise TooComplex(f"The body holds more than {limit} values.")
 
 
 def _nodes_at_most(text: bytes) -> int:

@@ -19,14 +19,19 @@ from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
 from api.anthropic_v1 import messages
+from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
+from api.legacy import ai, generate_text, inference, summarize
 from api.middleware.edge import Edge
-from api.openai_v1 import chat_completions, models
+from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
-from api.unified_v1 import chat, jobs
+from api.unified_v1 import chat, estimate, jobs, providers
+from api.unified_v1 import embeddings as unified_embeddings
+from api.unified_v1 import models as unified_models
+from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.lookup import KeyLookup
 from shared.db.engine import create_engine, url_of
@@ -34,6 +39,8 @@ from shared.errors import BrokerError
 from shared.ids import ApiKeyId
 from shared.observability import metrics
 from shared.providers.catalogue import Catalogue
+from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
+from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
@@ -64,6 +71,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         keys = KeyLookup(redis, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
+        model_lists = ModelLists(link, registry.profiles)
         replies = Replies(
             producer,
             redis_url,
@@ -77,7 +85,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             replies=replies,
             presence=presence,
             registry=registry,
-            catalogue=Catalogue.load(),
+            catalogue=Catalogue.load(settings.catalogue_file, providers=registry.profiles),
+            model_lists=model_lists,
             keys=keys,
             redis=redis,
             engine=engine,
@@ -88,6 +97,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         polls = [
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
+            asyncio.create_task(_look_for_models(app.state.broker), name="models"),
         ]
         logger.info("api started", channel=replies.channel)
         yield
@@ -111,7 +121,28 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     )
     app.state.draining = False
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
-    for router in (chat_completions, messages, models, chat, jobs, health):
+    for router in (
+        chat_completions,
+        responses,
+        messages,
+        completions,
+        embeddings,
+        rerank,
+        models,
+        cohere_rerank,
+        chat,
+        unified_embeddings,
+        unified_rerank,
+        jobs,
+        providers,
+        unified_models,
+        estimate,
+        generate_text,
+        summarize,
+        ai,
+        inference,
+        health,
+    ):
         app.include_router(router.router)
     error_views.install(app)
     hot = HotRoutes(
@@ -158,6 +189,19 @@ async def _look_for_workers(presence: Presence) -> None:
         except (RedisError, OSError) as exc:
             logger.debug("presence of workers not read", error=type(exc).__name__)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _look_for_models(via: Broker) -> None:
+    """Names that providers list become names that callers may use."""
+    while True:
+        try:
+            if await via.model_lists.look():
+                via.catalogue.relist(via.model_lists.models())
+        except (RedisError, OSError) as exc:
+            logger.debug("model lists not read", error=type(exc).__name__)
+        via.catalogue.served = frozenset(via.providers())
+        # Sooner while no worker has told anything: both boot at once.
+        await asyncio.sleep(MODELS_LOOK_SECONDS if via.model_lists.health else LOOK_SECONDS)
 
 
 class ApiServer(uvicorn.Server):

@@ -109,7 +109,9 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             reader=reply.reader,
             keep=key is not None or headers.get("x-on-disconnect") == "detach",
             fingerprint=fingerprint,
-            retain_seconds=call.retain_seconds if key is None else RETAIN_SECONDS,
+            retain_seconds=(
+                call.retain_seconds if key is None else max(RETAIN_SECONDS, call.retain_seconds or 0)
+            ),
         )
         departure.accepted = True
         replayed = False

@@ -14,6 +14,8 @@ from redis.asyncio.connection import parse_url
 from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
 from shared.db.engine import UnusableDatabaseUrl, async_url, url_of
+from shared.providers.catalogue import Catalogue
+from shared.providers.catalogue_file import CatalogueFileInvalid
 from shared.providers.custom import ProvidersFileInvalid
 from shared.providers.registry import Registry
 from shared.settings import Settings, environment_variable, load_settings
@@ -45,9 +47,12 @@ def check_or_exit(settings: Settings) -> None:
         except ValueError:
             fail("REDIS_URL: must start with redis://, rediss:// or unix://.")
     try:
-        Registry.from_settings(settings)
+        registry = Registry.from_settings(settings)
+        Catalogue.load(settings.catalogue_file, providers=registry.profiles)
     except ProvidersFileInvalid as invalid:
         fail(f"HEADRACE_PROVIDERS_FILE: {' '.join(str(invalid).split())}")
+    except CatalogueFileInvalid as invalid:
+        fail(f"HEADRACE_CATALOGUE_FILE: {' '.join(str(invalid).split())}")
     except ValueError as invalid:
         fail(" ".join(str(invalid).split()))
     if settings.faultpoints and settings.environment == "production":

@@ -8,8 +8,8 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:lane:<provider>:<lane> | stream | ready jobs, one field `job` | never; entries by ack + delete |
 | hr:{s}:delayed:<provider> | zset | `<job>|<lane>` by due time, ms | promotion |
 | hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
-| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL |
-| hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL |
+| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL, or its owner deletes it |
+| hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL, or with its job |
 | hr:{s}:idempotent:<digest> | string | id of the job that an Idempotency-Key stands for | TTL |
 | hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
@@ -20,6 +20,10 @@ each transition is one atomic script in Redis Cluster too.
 | hr:key:version | string | counter, raised by each revocation | never |
 | hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
 | hr:served:<provider> | string | set while some worker serves it | TTL |
+| hr:models:<provider> | string | the models it lists, JSON | TTL |
+| hr:models:due:<provider> | string | set while no worker need ask for its list again | TTL |
+| hr:health:<provider> | string | how it answered when last asked for its list, JSON | TTL |
+| hr:limits:<provider> | string | the limits its answers told, JSON | TTL |
 """
 
 from __future__ import annotations
@@ -82,6 +86,22 @@ def reply_channel(process: str) -> str:
 
 def served(provider: str) -> str:
     return f"hr:served:{provider}"
+
+
+def models(provider: str) -> str:
+    return f"hr:models:{provider}"
+
+
+def models_due(provider: str) -> str:
+    return f"hr:models:due:{provider}"
+
+
+def health(provider: str) -> str:
+    return f"hr:health:{provider}"
+
+
+def limits(provider: str) -> str:
+    return f"hr:limits:{provider}"
 
 
 def worker_channel(consumer: str) -> str:

@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     SecretStr,
@@ -48,6 +49,8 @@ class ApiSettings(_Group):
     """How long a reader may accept no byte before its connection is closed."""
     drain_seconds: PositiveFloat = 15.0
     """How long open requests may go on after SIGTERM."""
+    responses_retain_seconds: PositiveFloat = 86_400.0
+    """How long a response of /v1/responses can be read and continued, unless `store` was false."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names answered to; empty means any well-formed one."""
 
@@ -116,6 +119,8 @@ class ProviderSettings(_Group):
     """Open connections of one worker process to one provider origin."""
     keepalive_seconds: PositiveFloat = 60.0
     """How long an idle connection is kept; short enough that DNS changes are seen."""
+    model_list_seconds: PositiveFloat = 3600.0
+    """Every how long a provider is asked which models it has; sooner while it does not answer."""
 
 
 class AuthSettings(_Group):
@@ -167,6 +172,8 @@ class Settings(BaseSettings):
     """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
     providers_file: Path | None = None
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
+    catalogue_file: Path | None = None
+    """TOML file of models and prices to add to the catalogue or to replace there, and of aliases."""
     default_provider: str = Field(
         default="openai", validation_alias=AliasChoices("HEADRACE_DEFAULT_PROVIDER", "AI_PROVIDER")
     )
@@ -180,6 +187,12 @@ class Settings(BaseSettings):
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")
+    openai_model: Annotated[str, Field(min_length=1, max_length=256, pattern=r"^[\x21-\x7e]+$")] = Field(
+        default="gpt-3.5-turbo", validation_alias="OPENAI_MODEL"
+    )
+    """The model of requests that may leave it out, where they go to OpenAI."""
+    openai_max_tokens: PositiveInt = Field(default=2000, validation_alias="OPENAI_MAX_TOKENS")
+    """Longest answer of the same requests, where they do not say."""
     anthropic_api_key: SecretStr | None = Field(default=None, validation_alias="ANTHROPIC_API_KEY")
     anthropic_base_url: str | None = Field(default=None, validation_alias="ANTHROPIC_BASE_URL")
     vllm_api_key: SecretStr | None = Field(default=None, validation_alias="VLLM_API_KEY")
@@ -202,12 +215,32 @@ class Settings(BaseSettings):
     )
     huggingface_base_url: str | None = Field(default=None, validation_alias="HUGGINGFACE_BASE_URL")
 
+    ai_gateway_request_timeout: PositiveInt | None = Field(
+        default=None, validation_alias="AI_GATEWAY_REQUEST_TIMEOUT"
+    )
+    """Milliseconds: HEADRACE_API__REQUEST_TIMEOUT_SECONDS by another name, which wins over this one."""
+    ai_gateway_max_retries: NonNegativeInt | None = Field(
+        default=None, validation_alias="AI_GATEWAY_MAX_RETRIES"
+    )
+    """Calls after the first: one less than HEADRACE_QUEUE__MAX_ATTEMPTS, which wins over this one."""
+
     api: ApiSettings = ApiSettings()
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     provider: ProviderSettings = ProviderSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
+
+    @model_validator(mode="after")
+    def _other_names_of_grouped_settings(self) -> Self:
+        timeout_ms, retries = self.ai_gateway_request_timeout, self.ai_gateway_max_retries
+        # A frozen model has no other way to have two names for one of its values.
+        if timeout_ms is not None and "request_timeout_seconds" not in self.api.model_fields_set:
+            update = {"request_timeout_seconds": timeout_ms / 1000}
+            self.__dict__["api"] = self.api.model_copy(update=update)
+        if retries is not None and "max_attempts" not in self.queue.model_fields_set:
+            self.__dict__["queue"] = self.queue.model_copy(update={"max_attempts": retries + 1})
+        return self
 
     def provider_key(self, variable: str) -> SecretStr | None:
         """The provider's key that this variable holds. A variable without a setting is read as it is."""

@@ -28,8 +28,8 @@ from shared.providers.credentials import Sign
 from shared.providers.dialect import Answer, Call, Codec, StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent, SseReader
+from shared.providers.tokens import tokens_of_body, tokens_of_chars
 from shared.settings import ProviderSettings
-from workers.estimate import prompt_tokens, tokens_of
 from workers.transport import Transport
 
 _MAX_ERROR_BYTES: Final = 65_536
@@ -46,6 +46,7 @@ FOREIGN: Final = (
     EOFError,
 )
 """All that a call may raise besides its cancellation and our own clocks."""
+_ANSWERED_WITHOUT_TOKENS: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK})
 _NOT_STREAMS: Final = frozenset({"application/json", "text/html"})
 
 Emit = Callable[[list[bytes]], Awaitable[None]]
@@ -70,6 +71,8 @@ class CallProgress:
     usage: Usage | None = None
     text_chars: int = 0
     finish_reason: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Of the provider's answer; {} until there is one."""
 
     def elapsed_ms(self) -> int:
         return int((time.monotonic() - self.started_at) * 1000)
@@ -79,15 +82,15 @@ class CallProgress:
             return None
         return int((self.first_byte_at - self.started_at) * 1000)
 
-    def usage_or_estimate(self, body: bytes) -> Usage:
-        """As the provider counted, else an estimate from the request `body` and what came back."""
+    def usage_or_estimate(self, job: Job) -> Usage:
+        """As the provider counted, else an estimate from the request and what came back."""
         if self.usage is not None:
             return self.usage
-        if not self.sent:
+        if not self.sent or job.kind is JobKind.COUNT_TOKENS:
             return Usage()
         return Usage(
-            prompt_tokens=prompt_tokens(body),
-            completion_tokens=tokens_of(self.text_chars),
+            prompt_tokens=tokens_of_body(job.kind, job.body, job.target.model),
+            completion_tokens=0 if job.kind in _ANSWERED_WITHOUT_TOKENS else tokens_of_chars(self.text_chars),
             estimated=True,
         )
 
@@ -150,15 +153,16 @@ async def call_provider(
                 allow_redirects=False,
             ) as response:
                 faultpoints.hit("W4")
+                progress.headers = response.headers
                 if response.status == 202 and profile.pending is not None and not stream:
                     body = await _await_pending(response, session, profile, job.kind, settings)
                     return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
-                    body = await _read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
+                    body = await read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
                     raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
                 if stream and response.content_type in _NOT_STREAMS:
                     # Some say in a plain 200 why there is no stream; any other body is no answer.
-                    body = await _read_capped(response, settings.max_answer_bytes, profile)
+                    body = await read_capped(response, settings.max_answer_bytes, profile)
                     codec.decode(body, call)
                     raise ProviderAnswerInvalid(
                         f"{profile.name} answered a streamed request without a stream.", provider=profile.id
@@ -174,13 +178,8 @@ async def call_provider(
 
                     tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
                     return Completed(tail=tail)
-                return _whole(
-                    await _read_capped(response, settings.max_answer_bytes, profile),
-                    codec,
-                    call,
-                    progress,
-                    as_stream=job.stream,
-                )
+                body = await read_capped(response, settings.max_answer_bytes, profile)
+                return _whole(body, codec, call, progress, as_stream=job.stream)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
             progress.sent = False
@@ -239,9 +238,9 @@ async def _await_pending(
         pause = min(pause * 2, _MAX_PENDING_PAUSE_SECONDS)
         async with session.get(profile.url(path, kind), allow_redirects=False) as later:
             if later.status == 200:
-                return await _read_capped(later, settings.max_answer_bytes, profile)
+                return await read_capped(later, settings.max_answer_bytes, profile)
             if later.status != 202:
-                body = await _read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
+                body = await read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
                 raise refusals.from_http(later.status, _lower(later.headers), body, profile=profile)
             headers |= _lower(later.headers)
 
@@ -310,7 +309,7 @@ async def _relay(
     return [*tail, *decoder.end()]
 
 
-async def _read_capped(
+async def read_capped(
     response: aiohttp.ClientResponse, cap: int, profile: ProviderProfile, *, truncate: bool = False
 ) -> bytes:
     length = response.content_length

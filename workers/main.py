@@ -15,7 +15,7 @@ from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
 from shared.ids import JobId
-from shared.providers.catalogue import Catalogue
+from shared.providers.catalogue import Catalogue, use_catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, consumer_name
@@ -26,6 +26,7 @@ from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
 from shared.settings import QueueSettings, Settings
 from workers.in_flight import InFlight, StopReason
+from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
 from workers.stream_worker import StreamWorker
 from workers.transport import Transport
@@ -38,6 +39,8 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     link = RedisLink(redis_url, timeout=queue.worker_timeout_seconds)
     read_link = RedisLink(redis_url, timeout=queue.block_seconds + queue.worker_timeout_seconds)
     registry = Registry.from_settings(settings)
+    catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
+    use_catalogue(catalogue)
     consumer = Consumer(link, queue, consumer_name(), providers)
     in_flight = InFlight()
     context = WorkerContext(
@@ -45,7 +48,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         consumer=consumer,
         registry=registry,
         credentials=Credentials.from_settings(settings),
-        catalogue=Catalogue.load(),
+        catalogue=catalogue,
         transport=Transport(settings.provider),
         in_flight=in_flight,
         rng=random.Random(),  # noqa: S311 - jitter
@@ -60,10 +63,12 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     async def startup(_: dict[str, Any]) -> None:
         await subscription.start()
         duties.append(asyncio.create_task(_renew_leases(context), name="renew-leases"))
+        duties.append(asyncio.create_task(context.limits.store_forever(link), name="store-limits"))
         duties.append(
             asyncio.create_task(_announce(Presence(link, queue), queue, providers), name="announce")
         )
         duties.append(asyncio.create_task(_promote_unscheduled(link, settings, providers), name="promote"))
+        duties.append(asyncio.create_task(keep_models(context, link, providers), name="models"))
         logger.info("worker started", consumer=consumer.name, providers=list(providers))
 
     async def shutdown(_: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from shared.settings import Settings
 from workers.attempts import retry_delay
 from workers.call_provider import CallProgress, call_provider
 from workers.in_flight import Flight, InFlight, StopReason
+from workers.told_limits import ToldLimits
 from workers.transport import Transport
 
 
@@ -40,6 +41,7 @@ class WorkerContext:
     transport: Transport
     in_flight: InFlight
     rng: Random
+    limits: ToldLimits = field(default_factory=ToldLimits)
     one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -126,9 +128,11 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             sign=ctx.credentials.signing(target, profile),
         )
     except BrokerError as error:
+        ctx.limits.note(target.provider, progress.headers)
         error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
+    ctx.limits.note(target.provider, progress.headers)
     faultpoints.hit("W6")
     settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
     await ctx.consumer.finish(
@@ -239,7 +243,7 @@ def _settlement(
     target = lease.job.target
     # A call that failed before it answered anything is not charged, unless the provider said so.
     charged = outcome is not Outcome.FAILED or progress.emitted or progress.usage is not None
-    usage = progress.usage_or_estimate(lease.job.body) if charged else Usage()
+    usage = progress.usage_or_estimate(lease.job) if charged else Usage()
     return Settlement(
         outcome=outcome,
         provider=target.provider,

@@ -10,14 +10,13 @@ from starlette.responses import Response
 
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
+from api.named_target import take_target
 from api.request_body import read_body
 from api.resume import register_form
 from api.sse import AS_STORED, StreamForm
 from api.submit import Submission, submit
 from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
 from shared.domain.job import JobKind, Surface
-from shared.errors import NotFound
-from shared.providers.resolve import resolve
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -57,16 +56,7 @@ async def chat(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
-    provider, name = document.pop("provider", None), document["model"]
-    if provider is not None:
-        if provider not in via.registry.profiles:
-            raise NotFound(
-                f"There is no provider {provider!r}.",
-                param="provider",
-                details={"available_providers": via.providers()},
-            )
-        name = f"{provider}/{name}"
-    target = resolve(name, via.registry, via.settings.default_provider, via.catalogue)
+    target = take_target(document, via)
     call = Submission(
         kind=JobKind.CHAT,
         document=document,

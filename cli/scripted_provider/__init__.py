@@ -3,17 +3,19 @@
 One process that speaks both protocols over real sockets. Without a cue it gives
 a deterministic answer; with one it fails in the way asked for.
 
-    python -m cli.scripted_provider --port 9100 [--log calls.jsonl] [--delay-ms N]
+    python -m cli.scripted_provider --port 9100 [--log calls.jsonl] [--delay-ms N] [--golden DIR] [--record]
 
     POST .../chat/completions   OpenAI, plain and SSE, tools, errors
     POST .../messages           Anthropic, plain and SSE, tools, errors
+    POST .../embeddings, completions, rerank, pipeline/...   see endpoints.py
     GET  .../models[/{id}]      OpenAI's form; Anthropic's with `anthropic-version`
     GET  /health
     POST /_script  DELETE /_script   queue cues for later calls, forget them
     GET  /_calls   DELETE /_calls    what was called, forget it
     GET  /_stats                     counts, open calls, most open at once
 
-Any prefix before the path is accepted, so every base URL works. Any model name
+Any prefix before the path is accepted, so every base URL works; the id of a provider
+as its first segment brings that provider's manner along (manners.py). Any model name
 is accepted and a credential only has to be present.
 
 What is deterministic:

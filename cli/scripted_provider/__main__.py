@@ -40,6 +40,8 @@ def main() -> None:
         cues=CueSheet(),
         clock=WallClock(),
         connections=set(),
+        golden=options.golden,
+        records=options.record,
     )
     # What start-up made lives as long as the process: keep the collector off it.
     gc.freeze()
@@ -61,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--port", type=int, default=9100, help="0 picks a free one")
     parser.add_argument("--log", type=Path, metavar="FILE", help="append two JSON lines a call")
     parser.add_argument("--delay-ms", type=float, default=0, help="wait before every reply")
+    parser.add_argument("--golden", type=Path, metavar="DIR", help="where cues find golden bodies")
+    parser.add_argument("--record", action="store_true", help="keep headers and bodies for GET /_calls")
     return parser
 
 

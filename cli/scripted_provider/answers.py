@@ -30,6 +30,7 @@ def compose(prompt: Prompt, cue: Cue | None, *, token: str, created: int) -> Ans
         completion_tokens=count_tokens(spoken),
         usage_reported=cue is None or not cue.no_usage,
         usage_streamed=prompt.include_usage,
+        material=prompt.material,
     )
 
 

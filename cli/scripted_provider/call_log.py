@@ -52,6 +52,8 @@ class Call:
     status: int | None = None
     chunks_sent: int = 0
     outcome: Outcome | None = None
+    received: dict[str, Any] | None = None
+    """Headers and body, with --record; never in the file."""
 
     def opening(self) -> dict[str, Any]:
         return {
@@ -151,7 +153,7 @@ class CallLog:
         self._tally = Tally(after=self._last)
 
     def calls(self) -> list[dict[str, Any]]:
-        return [call.whole() for call in self._calls]
+        return [call.whole() | {"received": call.received} for call in self._calls]
 
     def stats(self) -> dict[str, Any]:
         tally = self._tally

@@ -113,6 +113,11 @@ class Cue:
     """Message of an error reply or frame; alone it means status 500."""
     error_code: str | None = None
     """Code of an OpenAI error, type of an Anthropic one; alone it means status 500."""
+    golden: str | None = None
+    """Answer with the file of that name from the golden folder of the provider that the path names,
+    `.json` or, where the call streams, `.sse`; needs --golden."""
+    pending: Count = 0
+    """Answer 202 and an NVCF-REQID, and 202 again to so many questions less one below /status/."""
     redirect: str | None = None
     """Answer 307, or `status`, with this Location."""
 

@@ -43,6 +43,8 @@ class Prompt:
     characters: int
     tool_result: str | None
     tool: OfferedTool | None
+    material: Any = None
+    """What else the endpoint answers from; only it looks inside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,7 @@ class Answer:
     completion_tokens: int
     usage_reported: bool
     usage_streamed: bool
+    material: Any = None
 
 
 class Dialect(Protocol):

@@ -14,19 +14,22 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Coroutine
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from typing import Any, cast
 
 import httptools
 import orjson
 
-from cli.scripted_provider import anthropic, openai, token_count
+from cli.scripted_provider import anthropic, endpoints, openai, token_count
 from cli.scripted_provider.answers import compose
 from cli.scripted_provider.call_log import Call, CallLog, Outcome
 from cli.scripted_provider.control import control
 from cli.scripted_provider.cues import BadCue, Cue, CueSheet, split_directive
 from cli.scripted_provider.delivery import deliver
 from cli.scripted_provider.dialect import BadPrompt, Chunk, Dialect, Prompt
+from cli.scripted_provider.manners import MANNERS, Mannered
 from cli.scripted_provider.replies import EVENTS, JSON, LAST_CHUNK, WallClock, chunked, render_head
 from cli.scripted_provider.staging import Ending, Scene, stage
 
@@ -34,7 +37,16 @@ _DIALECTS: dict[str, Dialect] = {
     "/chat/completions": openai,
     "/messages": anthropic,
     "/messages/count_tokens": token_count,
+    "/embeddings": endpoints.Embeddings(),
+    "/completions": endpoints.Completions(),
+    "/v2/rerank": endpoints.Rerank(cohere=True),
+    "/rerank": endpoints.Rerank(cohere=False),
+    "/reranking": endpoints.NimRanking(),
+    "/ranking": endpoints.NimRanking(),
+    "/pipeline/feature-extraction": endpoints.FeatureExtraction(),
+    "/pipeline/summarization": endpoints.Summarization(),
 }
+"""By the end of the path; the first that fits."""
 _NO_CREDENTIAL = "No credential: send an Authorization or x-api-key header."
 
 
@@ -47,6 +59,9 @@ class Provider:
     cues: CueSheet
     clock: WallClock
     connections: set["Connection"]
+    golden: Path | None = None
+    records: bool = False
+    pending: dict[str, "Pending"] = field(default_factory=dict)
 
     def stop(self) -> None:
         for connection in list(self.connections):
@@ -62,6 +77,14 @@ class Request:
     headers: dict[bytes, bytes]
     body: bytes
     keep_alive: bool
+
+
+@dataclass(slots=True)
+class Pending:
+    """An answer that was promised with 202. `questions`: how many more are put off."""
+
+    body: bytes
+    questions: int
 
 
 class Refused(Exception):
@@ -178,8 +201,13 @@ class Connection(asyncio.Protocol):
         if request.method == "POST":
             for suffix, dialect in _DIALECTS.items():
                 if path.endswith(suffix):
-                    self._answer(request, dialect)
+                    provider = path[1 : path.find("/", 1)]
+                    self._answer(request, _mannered(suffix, provider) if provider in MANNERS else dialect)
                     return
+        promised = self._provider.pending.get(path.rpartition("/status/")[2])
+        if request.method == "GET" and promised is not None:
+            self._ask_again(path.rpartition("/status/")[2], promised)
+            return
         before, is_models, model = path.rpartition("/models")
         if request.method == "GET" and is_models and not before.startswith("/_"):
             self._list_models(request, model.removeprefix("/"))
@@ -217,9 +245,21 @@ class Connection(asyncio.Protocol):
             self._send_whole(_plain_reply(refusal.status, body, date, dialect.render_headers(request_id)))
             return
 
+        if provider.records:
+            call.received = {
+                "headers": {k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()},
+                "body": orjson.loads(request.body),
+            }
         call.model, call.stream, call.cue = prompt.model, prompt.stream, (cue.label or None) if cue else None
         self._open(call)
         answer = compose(prompt, cue, token=call.job or f"{number:08d}", created=second)
+        if cue is not None and cue.pending:
+            promise = f"00000000-{number:08d}"
+            provider.pending[promise] = Pending(dialect.render_answer(answer), cue.pending)
+            self._send_whole(self._promise(promise, call))
+            return
+        if cue is not None and cue.golden is not None:
+            cue = self._golden(cue, request.path, stream=prompt.stream)
         if cue is not None and not cue.shapes_answer_only:
             scene = stage(
                 cue, answer, dialect=dialect, stream=prompt.stream, request_id=request_id, date=date
@@ -263,6 +303,28 @@ class Connection(asyncio.Protocol):
         except BadCue as exc:
             raise Refused(400, f"Bad cue: {exc}") from exc
         return prompt, cue
+
+    def _golden(self, cue: Cue, path: str, *, stream: bool) -> Cue:
+        folder = self._provider.golden
+        if folder is None or cue.golden is None:
+            return replace(cue, golden=None, status=400, error_message="Golden bodies need --golden.")
+        suffix = ".sse" if stream and not cue.golden.endswith(".error") else ".json"
+        file = folder / path[1 : path.find("/", 1)] / (cue.golden + suffix)
+        return replace(cue, golden=None, body=file.read_text(encoding="utf-8"))
+
+    def _promise(self, request_id: str, call: Call | None) -> bytes:
+        if call is not None:
+            call.status = 202
+        head = b"NVCF-REQID: %b\r\nNVCF-STATUS: pending-evaluation\r\n" % request_id.encode()
+        return _plain_reply(202, b"", self._provider.clock.read()[2], head)
+
+    def _ask_again(self, request_id: str, promised: Pending) -> None:
+        promised.questions -= 1
+        if promised.questions > 0:
+            self._send_whole(self._promise(request_id, None))
+            return
+        del self._provider.pending[request_id]
+        self._send_whole(_plain_reply(200, promised.body, self._provider.clock.read()[2], b""))
 
     def _list_models(self, request: Request, model: str) -> None:
         _, second, date = self._provider.clock.read()
@@ -367,6 +429,11 @@ class Connection(asyncio.Protocol):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+
+@cache
+def _mannered(suffix: str, provider: str) -> Dialect:
+    return Mannered(_DIALECTS[suffix], MANNERS[provider])
 
 
 def _plain_reply(status: int, body: bytes, date: bytes, provider_headers: bytes) -> bytes:

@@ -17,6 +17,6 @@ PROFILE: Final = ProviderProfile(
     headers={"anthropic-version": "2023-06-01"},
     key_variables=("ANTHROPIC_API_KEY",),
     base_url_variable="ANTHROPIC_BASE_URL",
-    models_path="/v1/models",
+    models_path="/v1/models?limit=1000",  # 20 without it
     docs="https://platform.claude.com/docs/en/api/messages",
 )

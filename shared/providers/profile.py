@@ -133,6 +133,9 @@ class ProviderProfile:
     self_hosted: bool = False
     docs: str = ""
 
+    def __str__(self) -> str:
+        return self.id
+
     def with_base_url(self, url: str) -> ProviderProfile:
         return replace(self, base_url=url.rstrip("/"), bases={})
 
@@ -159,7 +162,8 @@ class ProviderProfile:
 
     def codec(self, kind: JobKind) -> Codec:
         """Raises InvalidRequest (400) for a kind that this provider cannot be asked."""
-        codec = self._codec(kind)
+        needed = _NEEDED.get(kind)
+        codec = self._codec(kind) if needed is None or needed in self.capabilities else None
         if codec is None:
             raise not_served(self, kind)
         return codec

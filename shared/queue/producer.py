@@ -1,4 +1,4 @@
-"""The api's side of the queue: accept, attach, cancel, look up."""
+"""The api's side of the queue: accept, attach, cancel, look up, forget."""
 
 from __future__ import annotations
 
@@ -37,6 +37,15 @@ class Accepted:
 @dataclass(frozen=True, slots=True)
 class AttachedJob:
     """`result` is None while the job is queued or running."""
+
+    job: Job
+    state: JobState
+    result: Result | None
+
+
+@dataclass(frozen=True, slots=True)
+class StoredJob:
+    """A job with its body, as it stands. `result` is None while it is queued or running."""
 
     job: Job
     state: JobState
@@ -169,6 +178,38 @@ class Producer:
         if job_state not in TERMINAL:
             return job_state
         return Result(ResultHead.from_wire(head), body, int(last))
+
+    async def stored(self, job_id: JobId, account: AccountId) -> StoredJob | None:
+        """The job and what came of it; None when this account has no such job."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        owner, state, header, body, head, answer, last = await self._execute(
+            "HMGET", keyspace.job(shard, job_id),
+            "account", "state", "header", "body", "result_head", "result_body", "last",
+        )  # fmt: skip
+        if state is None or owner.decode() != account:
+            return None
+        job_state = JobState(state.decode())
+        result = None
+        if job_state in TERMINAL:
+            result = Result(ResultHead.from_wire(head), answer, int(last))
+        return StoredJob(Job.from_wire(header, body), job_state, result)
+
+    async def forget(self, job_id: JobId, account: AccountId) -> str:
+        """`missing`, `running` or `forgotten`: only a job that ended can be removed."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        keys = [keyspace.job(shard, job_id), keyspace.events(shard, job_id)]
+        answer = await self._call("forget", keys, account)
+        status: bytes = answer[0]
+        return status.decode()
+
+    async def last_event(self, job_id: JobId) -> bytes | None:
+        """What the job's stream said last; None when its log is gone or empty."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        entries = await self._execute("XREVRANGE", keyspace.events(shard, job_id), "+", "-", "COUNT", 1)
+        if not entries:
+            return None
+        events: bytes = entries[0][1][1]
+        return events.rpartition(b"\n")[2]
 
     async def events_after(self, job_id: JobId, ordinal: int) -> list[EventBatch]:
         """One page of what the event log holds after `ordinal`; [] at its end."""

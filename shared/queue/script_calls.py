@@ -19,6 +19,7 @@ SCRIPTS: Final = (
     "claim_key",
     "enqueue",
     "finish",
+    "forget",
     "forget_consumer",
     "hand_back",
     "heartbeat",

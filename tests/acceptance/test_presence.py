@@ -8,13 +8,18 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.providers.registry import BUILT_IN
 from shared.queue.presence import Presence
 from shared.settings import QueueSettings
 from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack
 from tests.integration.queue.support import open_link
 
-NO_KEYS: dict[str, Any] = {"OPENAI_API_KEY": "", "ANTHROPIC_API_KEY": ""}
+NO_KEYS: dict[str, Any] = {
+    **{name: "" for profile in BUILT_IN.values() for name in profile.key_variables},
+    # Those need none, only an address.
+    **{profile.base_url_variable: "" for profile in BUILT_IN.values() if profile.self_hosted},
+}
 
 
 def chat(provider: str = "openai") -> dict[str, Any]:
@@ -74,7 +79,7 @@ async def test_an_api_process_without_provider_keys_still_lists_models(stack: St
 
 async def test_what_live_workers_serve_is_what_is_listed(stack: Stack) -> None:
     async with stack.client() as client, open_link(stack.redis.url) as link:
-        assert await providers_of(client) == ["openai", "anthropic"]
+        assert await providers_of(client) == list(BUILT_IN)
         await Presence(link, QueueSettings()).announce(["anthropic"])
 
         async def listed() -> bool:

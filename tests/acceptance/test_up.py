@@ -31,7 +31,7 @@ class Up:
     """`headrace up` in a folder of its own, with nothing configured."""
 
     def __init__(self, folder: Path, port: int, **environment: str) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY"))}
+        inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY", "_TOKEN"))}
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli", "up"],
@@ -85,7 +85,7 @@ def up(folder: Path, port: int) -> Iterator[Up]:
 
 
 def headrace(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY"))}
+    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY", "_TOKEN"))}
     return subprocess.run(
         [sys.executable, "-m", "cli", *words],
         cwd=folder,
@@ -116,8 +116,13 @@ def test_the_printed_curl_line_answers(up: Up) -> None:
     assert "You said: Hello" in done.stdout, done
 
 
-def test_the_readme_example_for_the_openai_client_runs(up: Up) -> None:
-    [example] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+@pytest.mark.parametrize(
+    ("client", "printed"),
+    [("openai", ["You said: Hello", "You said: Hello"]), ("anthropic", ["You said: Hello"])],
+)
+def test_the_readme_example_runs(up: Up, client: str, printed: list[str]) -> None:
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    [example] = [text for text in examples if f"from {client} import" in text]
 
     done = subprocess.run(
         [sys.executable, "-c", example],
@@ -129,7 +134,7 @@ def test_the_readme_example_for_the_openai_client_runs(up: Up) -> None:
     )
 
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines() == ["You said: Hello", "You said: Hello"]
+    assert done.stdout.splitlines() == printed
 
 
 def test_a_child_that_is_killed_is_started_again(up: Up) -> None:
@@ -212,6 +217,7 @@ def test_no_child_outlives_it(how: signal.Signals, tmp_path: Path) -> None:
         ("HEADRACE_API__ALLOWED_HOSTS", "api.example.com"),
         ("OPENAI_BASE_URL", "ftp://x"),
         ("HEADRACE_PROVIDERS_FILE", "missing.toml"),
+        ("HEADRACE_CATALOGUE_FILE", "missing.toml"),
         ("FAULTPOINTS", "W3@x"),
         ("REDIS_URL", "localhost:6379"),
     ],

@@ -136,7 +136,12 @@ def test_answers_of_the_other_kinds_are_read(profile: ProviderProfile, kind: Job
     if not (goldens.ROOT / profile.id / file).exists():
         assert not profile.serves(kind) or Capability.SUMMARIZATION not in profile.capabilities
         return
-    answer = profile.codec(kind).decode(goldens.read(profile, file), goldens.call_of(profile, kind))
+    golden = goldens.read(profile, file)
+    body = dict(goldens.BODIES[kind])
+    if kind is JobKind.EMBEDDINGS:
+        said = orjson.loads(golden)
+        body["input"] = ["Hello"] * len(said["data"] if isinstance(said, dict) else said)
+    answer = profile.codec(kind).decode(golden, goldens.call_of(profile, kind, body))
 
     document: dict[str, Any] = orjson.loads(answer.body)
     if kind is JobKind.EMBEDDINGS:

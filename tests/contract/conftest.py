@@ -13,6 +13,7 @@ import pytest
 from shared.ids import AccountId
 from tests.contract.broker import SETTINGS, BrokerUnderTest
 from tests.contract.echo_provider import EchoProvider
+from tests.contract.library_provider import LibraryProvider
 from tests.fakes.provider import ScriptedProvider
 from tests.fakes.stack import Stack, start_apart
 
@@ -21,6 +22,11 @@ _PROVIDERS_FILE = """
 id = "echo"
 base_url = "{base_url}"
 api_key = "sk-of-the-echo"
+
+[[endpoint]]
+id = "library"
+base_url = "{library_url}"
+capabilities = ["completion", "embeddings", "rerank"]
 """
 
 
@@ -37,12 +43,14 @@ def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
 
 @pytest.fixture(scope="session")
 def own_broker(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
-    echo = EchoProvider()
+    echo, library = EchoProvider(), LibraryProvider()
     providers_file = tmp_path_factory.mktemp("contract") / "providers.toml"
-    providers_file.write_text(_PROVIDERS_FILE.format(base_url=echo.base_url), encoding="utf-8")
+    file = _PROVIDERS_FILE.format(base_url=echo.base_url, library_url=library.base_url)
+    providers_file.write_text(file, encoding="utf-8")
     settings = {**SETTINGS, "HEADRACE_PROVIDERS_FILE": str(providers_file)}
     stack = Stack(database_template=sqlite_template, settings=settings)
     echo.start()
+    library.start()
     try:
         start_apart(stack)
         yield BrokerUnderTest(
@@ -55,6 +63,7 @@ def own_broker(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) 
     finally:
         stack.end_now()
         echo.stop()
+        library.stop()
 
 
 @pytest.fixture

@@ -30,6 +30,8 @@ class CallRecord:
     status: int | None
     chunks_sent: int
     outcome: str | None
+    received: dict[str, Any] | None = None
+    """`headers` (lower-case names) and `body`; not in the log file."""
 
     @property
     def is_open(self) -> bool:
@@ -69,6 +71,7 @@ class ScriptedProvider:
         command = [sys.executable, "-m", "cli.scripted_provider", "--port", str(self._port)]
         command += ["--delay-ms", str(self._delay_ms)]
         command += ["--log", str(self._log)] if self._log else []
+        command += ["--record", "--golden", str(_ROOT / "tests" / "golden")]
         process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         line = process.stdout.readline()

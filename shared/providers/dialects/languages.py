@@ -14,6 +14,7 @@ from shared.providers.dialects.openai_embeddings import openai_embeddings
 from shared.providers.dialects.rerank import jina_rerank
 from shared.providers.dialects.summarize import summarize_via_chat
 from shared.providers.translation.messages import messages_via_chat
+from shared.providers.translation.responses import responses_via_chat
 
 OPENAI: Final = Dialect(
     "openai",
@@ -24,6 +25,7 @@ OPENAI: Final = Dialect(
         JobKind.EMBEDDINGS: openai_embeddings,
         JobKind.RERANK: jina_rerank,
         JobKind.SUMMARIZATION: summarize_via_chat,
+        JobKind.RESPONSES: responses_via_chat,
     },
 )
 ANTHROPIC: Final = Dialect(
@@ -34,6 +36,7 @@ ANTHROPIC: Final = Dialect(
         JobKind.COMPLETION: completions_via_chat,
         JobKind.SUMMARIZATION: summarize_via_chat,
         JobKind.COUNT_TOKENS: native_token_count,
+        JobKind.RESPONSES: responses_via_chat,
     },
 )
 

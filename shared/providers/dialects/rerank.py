@@ -4,7 +4,7 @@
     Cohere  {id, results[{index, relevance_score}], meta{tokens{input_tokens}, billed_units}}
 
 Requests of both share `model`, `query`, `documents` and `top_n`; either answer is read from either.
-docs.cohere.com/reference/rerank, jina.ai/reranker and vllm/entrypoints/openai, read 2026-11.
+Sources: Cohere's reference of /v2/rerank, Jina's of its reranker, vLLM's of its own server.
 """
 
 from __future__ import annotations

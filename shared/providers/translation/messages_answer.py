@@ -11,8 +11,7 @@ import orjson
 from shared.domain.job import JobKind
 from shared.errors import ProviderAnswerInvalid
 from shared.providers.dialect import Call
-from shared.providers.dialects.openai_chat import parse_request
-from shared.providers.tokens import prompt_tokens, tokens_of
+from shared.providers.tokens import tokens_of_body, tokens_of_chars
 
 Block = dict[str, Any]
 
@@ -113,12 +112,11 @@ def usage_of(usage: object) -> dict[str, Any] | None:
 
 def estimated_usage(call: Call, chars: int) -> dict[str, Any]:
     """Anthropic's clients expect counts, also of a provider that gave none."""
-    estimate = prompt_tokens(JobKind.MESSAGES, parse_request(call.body), call.target.model)
     return {
-        "input_tokens": estimate,
+        "input_tokens": tokens_of_body(JobKind.MESSAGES, call.body, call.target.model),
         "cache_creation_input_tokens": 0,
         "cache_read_input_tokens": 0,
-        "output_tokens": tokens_of(chars),
+        "output_tokens": tokens_of_chars(chars),
     }
 
 

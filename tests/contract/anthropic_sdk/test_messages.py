@@ -255,11 +255,22 @@ def test_thinking_of_another_dialect_becomes_a_block(client: anthropic.Anthropic
     assert (message.usage.input_tokens, message.usage.cache_read_input_tokens) == (10, 20)
 
 
-@pytest.mark.parametrize("model", BOTH)
-def test_tokens_of_a_prompt_can_be_counted(client: anthropic.Anthropic, model: str) -> None:
-    counted = client.messages.count_tokens(model=model, messages=say("x" * 400), system="y" * 40)
+def test_anthropic_is_asked_for_the_count_of_its_own_models(client: anthropic.Anthropic) -> None:
+    counted = client.messages.count_tokens(model=ANTHROPIC, messages=say("x" * 400), system="y" * 40)
 
-    assert 100 <= counted.input_tokens <= 125
+    assert counted.input_tokens == 110
+
+
+def test_the_count_for_another_model_is_an_estimate_that_grows_with_the_prompt(
+    client: anthropic.Anthropic,
+) -> None:
+    short, long = (
+        client.messages.count_tokens(model=OPENAI, messages=say("The mill. " * words)).input_tokens
+        for words in (10, 1_000)
+    )
+
+    assert 10 < short < 60
+    assert 2_000 < long < 4_000
 
 
 def test_a_count_is_nothing_used(client: anthropic.Anthropic, http: httpx.Client) -> None:

@@ -12,7 +12,8 @@ from redis.crc import key_slot
 
 from scheduler.duties.forget_consumers import forget_consumers
 from shared import keyspace
-from shared.domain.job import Lane
+from shared.domain.job import JobState, Lane
+from shared.ids import AccountId
 from shared.queue.delays import Delays
 from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import SCRIPTS, Scripts, source
@@ -67,6 +68,7 @@ async def use_every_script(queue: Queue, link: RedisLink) -> None:
     await queue.producer.leave(cancelled, "reader")
     await queue.producer.cancel(cancelled)
     await queue.producer.attach(cancelled.id, ACME, reply_to="hr:reply:other", reader="reader", surface=None)
+    await queue.producer.forget(finished.id, ACME)
     await worker.forget()
 
 
@@ -254,6 +256,12 @@ async def _forgotten(queue: Queue) -> None:
     await queue.consumer("worker").forget()
 
 
+async def _forgotten_job(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    await queue.producer.cancel(job)
+    assert await queue.producer.forget(job.id, ACME) == "forgotten"
+
+
 GOLDEN: list[tuple[str, Scene]] = [
     ("enqueue", _enqueued),
     ("begin", _begun),
@@ -271,6 +279,7 @@ GOLDEN: list[tuple[str, Scene]] = [
     ("leave", _left),
     ("claim_key", _claimed),
     ("forget_consumer", _forgotten),
+    ("forget", _forgotten_job),
 ]
 
 
@@ -290,6 +299,22 @@ async def test_a_call_whose_reply_was_lost_can_be_sent_again(
 
 def test_every_script_has_a_golden_replay() -> None:
     assert {script for script, _ in GOLDEN} == set(SCRIPTS)
+
+
+async def test_a_job_is_forgotten_for_its_owner_alone_and_only_once_it_ended(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+
+    running = await queue.producer.forget(job.id, ACME)
+    foreign = await queue.producer.forget(job.id, AccountId("acc_other"))
+    await queue.producer.cancel(job)
+    still_foreign = await queue.producer.forget(job.id, AccountId("acc_other"))
+    stored = await queue.producer.stored(job.id, ACME)
+    forgotten = await queue.producer.forget(job.id, ACME)
+
+    assert (running, foreign, still_foreign, forgotten) == ("running", "missing", "missing", "forgotten")
+    assert stored is not None
+    assert (stored.job, stored.state) == (job, JobState.CANCELLED)
+    assert await queue.producer.stored(job.id, ACME) is None
 
 
 async def test_names_of_workers_long_gone_leave_every_lane(

@@ -217,6 +217,16 @@ def test_a_pydantic_error_becomes_paths_and_problems_without_values() -> None:
     assert "SECRET" not in f"{error.message}{error.details}"
 
 
+def test_a_field_called_like_a_place_of_parameters_is_told_by_its_name() -> None:
+    class Search(BaseModel):
+        query: int
+
+    with pytest.raises(ValidationError) as found:
+        Search.model_validate({"query": "SECRET"})
+
+    assert from_pydantic(found.value).param == "query"
+
+
 @pytest.fixture
 def app() -> FastAPI:
     app = FastAPI()

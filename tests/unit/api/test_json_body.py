@@ -243,3 +243,13 @@ def test_an_integer_beyond_64_bits_becomes_a_float() -> None:
 
 def test_a_path_quotes_and_cuts_odd_keys() -> None:
     assert render_path(["a", 0, "b c", "k" * 100]) == f'a[0]["b c"]["{"k" * 64}"]'
+
+
+def test_a_route_may_take_more_values_than_others() -> None:
+    body = b'{"input": [%b1]}' % (b"1," * 150_000)
+
+    with pytest.raises(TooComplex):
+        parse_object(body)
+    with pytest.raises(TooComplex):
+        parse_object(body, max_nodes=150_000)
+    assert len(parse_object(body, max_nodes=200_000)["input"]) == 150_001

@@ -25,7 +25,7 @@ class Log(Producer):
 
     def __init__(self, sizes: list[int], result: Result | None = None, *, page: int = 2) -> None:
         self.batches: list[EventBatch] = []
-        self.stored = result
+        self.ended = result
         self._page = page
         first = 1
         for size in sizes:
@@ -43,7 +43,7 @@ class Log(Producer):
         return [batch for batch in self.batches if batch.last > ordinal][: self._page]
 
     async def result(self, job_id: str) -> Result | None:
-        return self.stored
+        return self.ended
 
 
 def a_job() -> Job:

@@ -15,6 +15,11 @@ from shared.providers.registry import BUILT_IN, Registry
 from shared.providers.resolve import resolve
 
 CATALOGUE = load_catalogue()
+TEN = {
+    "openai", "anthropic", "deepseek", "xai", "openrouter", "litellm", "nvidia_nim", "perplexity",
+    "huggingface", "vllm",
+}  # fmt: skip
+WRITES = {Capability.CHAT, Capability.COMPLETION, Capability.SUMMARIZATION}
 LAB = replace(
     vllm.PROFILE, id="lab", base_url="https://lab.example/v1", models=("phi-4", "org/mistral-7b", "gpt-4o")
 )
@@ -24,18 +29,20 @@ PROVIDERS = Registry([openai.PROFILE, anthropic.PROFILE, GPU, LAB])
 
 @pytest.mark.parametrize("model", CATALOGUE.models(), ids=lambda model: model.id)
 def test_a_listed_model_is_complete(model: Model) -> None:
-    assert model.provider in BUILT_IN
-    assert 0 < model.max_output_tokens <= model.context_tokens
-    assert 0 < model.cached_prompt_micro_usd_per_million <= model.prompt_micro_usd_per_million
-    assert model.prompt_micro_usd_per_million < model.completion_micro_usd_per_million
-    assert Capability.CHAT in model.capabilities
+    assert model.provider in TEN
+    assert 0 <= model.max_output_tokens <= model.context_tokens
+    assert (model.max_output_tokens > 0) == bool(model.capabilities & WRITES)
+    if model.prices is not None:
+        assert 0 < model.prices.cached_prompt <= model.prices.prompt
+        assert model.prices.prompt <= model.prices.completion or not model.max_output_tokens
+    assert model.capabilities
     assert model.source.startswith("https://")
     assert model.read >= date(2026, 11, 1)
     assert model.retired is None
 
 
-def test_names_are_unique() -> None:
-    names = [name for model in CATALOGUE.models() for name in (model.id, *model.aliases)]
+def test_names_are_unique_at_each_provider() -> None:
+    names = [(model.provider, name) for model in CATALOGUE.models() for name in (model.id, *model.aliases)]
 
     assert len(names) == len(set(names))
 
@@ -109,6 +116,46 @@ def test_an_unknown_model_costs_nothing(provider: str, model: str) -> None:
 )
 def test_a_name_leads_to_the_provider_that_serves_it(name: str, default: str, target: Target) -> None:
     assert resolve(name, PROVIDERS, default) == target
+
+
+EVERYBODY = Registry(
+    replace(vllm.PROFILE, id=name, base_url="https://somewhere.example/v1", self_hosted=False)
+    for name in sorted(TEN)
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "target"),
+    [
+        ("grok-4-1-fast-reasoning", Target("xai", "grok-4-1-fast-reasoning")),
+        ("sonar-pro", Target("perplexity", "sonar-pro")),
+        ("deepseek-chat", Target("deepseek", "deepseek-chat")),
+        ("deepseek/deepseek-chat", Target("deepseek", "deepseek-chat")),
+        ("nvidia/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        ("nvidia_nim/nvidia/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        ("meta/llama-3.3-70b-instruct", Target("nvidia_nim", "meta/llama-3.3-70b-instruct")),
+        (
+            "nvidia/llama-3_2-nv-rerankqa-1b-v2",
+            Target("nvidia_nim", "nvidia/llama-3_2-nv-rerankqa-1b-v2"),
+        ),
+        ("BAAI/bge-large-en-v1.5", Target("huggingface", "BAAI/bge-large-en-v1.5")),
+        ("together/deepseek-ai/DeepSeek-R1", Target("huggingface", "together/deepseek-ai/DeepSeek-R1")),
+        ("deepseek-ai/DeepSeek-R1", Target("huggingface", "deepseek-ai/DeepSeek-R1")),
+        ("facebook/bart-large-cnn", Target("huggingface", "facebook/bart-large-cnn")),
+        ("text-embedding-3-small", Target("openai", "text-embedding-3-small")),
+        ("text-embedding-3-large", Target("openai", "text-embedding-3-large")),
+        ("gpt-3.5-turbo", Target("openai", "gpt-3.5-turbo")),
+        ("gpt-3.5-turbo-instruct", Target("openai", "gpt-3.5-turbo-instruct")),
+        ("openrouter/openai/gpt-4o-mini", Target("openrouter", "openai/gpt-4o-mini")),
+        ("openai/gpt-4o-mini", Target("openai", "gpt-4o-mini")),
+    ],
+)
+def test_models_of_all_ten_providers_are_found_with_slashes_and_without(name: str, target: Target) -> None:
+    assert resolve(name, EVERYBODY, "openai") == target
+
+
+def test_every_provider_with_models_of_its_own_has_some_in_the_catalogue() -> None:
+    assert {model.provider for model in CATALOGUE.models()} == TEN - {"litellm", "vllm"}
 
 
 def test_a_provider_whose_address_nobody_configured_serves_no_model() -> None:

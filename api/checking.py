@@ -1,0 +1,30 @@
+"""A TypeAdapter as a judge of parsed bodies: nothing is converted, what is wrong is told by path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from pydantic import TypeAdapter, ValidationError
+
+from api.error_views import from_pydantic
+from shared.errors import InvalidRequest
+
+
+def check(adapter: TypeAdapter[Any], body: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest (422) with path and problem of what is wrong."""
+    try:
+        adapter.validator.validate_python(body)
+    except ValidationError as exc:
+        raise from_pydantic(exc, tagged=_TAGGED) from None
+
+
+def fault(path: str, problem: str) -> InvalidRequest:
+    """The same error for what only a look at several fields tells."""
+    return InvalidRequest(
+        f"{path}: {problem}", param=path, details={"errors": [{"path": path, "problem": problem}]}
+    )
+
+
+_TAGGED: Final = frozenset({"messages"})
+"""Lists whose items are told apart by a field; see `from_pydantic`."""

@@ -1,0 +1,29 @@
+"""Where a request goes that may name a provider beside its model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from api.deps import Broker
+from shared.domain.job import Target
+from shared.errors import NotFound
+from shared.providers.resolve import resolve
+
+
+def take_target(document: dict[str, Any], via: Broker) -> Target:
+    """Takes `provider` out of `document`. Raises NotFound, ModelNotFound."""
+    provider, name = document.pop("provider", None), document["model"]
+    if provider is not None:
+        require_provider(provider, via)
+        name = f"{provider}/{name}"
+    return resolve(name, via.registry, via.settings.default_provider, via.catalogue)
+
+
+def require_provider(provider: str, via: Broker) -> None:
+    """Raises NotFound, with those there are."""
+    if provider not in via.registry.profiles:
+        raise NotFound(
+            f"There is no provider {provider!r}.",
+            param="provider",
+            details={"available_providers": via.providers()},
+        )

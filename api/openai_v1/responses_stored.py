@@ -1,0 +1,153 @@
+"""Responses that were stored: found again, continued, and what they were asked.
+
+A stored response is its job in Redis, for as long as the settings say. One of another account,
+one that was deleted and one that was not to be stored are all the same: not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import orjson
+
+from api.deps import Broker
+from api.replies import failure_of
+from shared.domain.job import JobKind, JobState
+from shared.domain.principal import Principal
+from shared.errors import BadRequest, BrokerError, JobLost, NotFound, PayloadTooLarge
+from shared.ids import JobId
+from shared.providers.translation.responses_input import to_messages
+from shared.providers.translation.responses_object import item_id, job_id_of, response_object
+from shared.queue.producer import StoredJob
+
+Fields = dict[str, Any]
+
+_STATUSES: Final[Mapping[JobState, str]] = {
+    JobState.QUEUED: "queued",
+    JobState.RUNNING: "in_progress",
+    JobState.SUCCEEDED: "completed",
+    JobState.FAILED: "failed",
+    JobState.CANCELLED: "cancelled",
+    JobState.EXPIRED: "failed",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class StoredResponse:
+    stored: StoredJob
+    request: Fields
+    """As it was asked, with all the input that earlier responses added to it."""
+
+    @property
+    def job_id(self) -> JobId:
+        return self.stored.job.id
+
+
+async def find(response_id: str, principal: Principal, via: Broker) -> StoredResponse:
+    """Raises NotFound."""
+    job_id = job_id_of(response_id)
+    stored = None if job_id is None else await via.producer.stored(job_id, principal.account)
+    if stored is not None and stored.job.kind is JobKind.RESPONSES:
+        request: Fields = orjson.loads(stored.job.body)
+        if request.get("store") is not False:
+            return StoredResponse(stored, request)
+    raise NotFound("There is no such response.")
+
+
+async def answer_of(found: StoredResponse, via: Broker) -> bytes:
+    """The response as JSON: what was answered, or how far it is."""
+    stored = found.stored
+    result = stored.result
+    if stored.state is JobState.SUCCEEDED and result is not None:
+        if result.body:
+            return result.body
+        # Streamed: its last event holds the whole of it.
+        last = await via.producer.last_event(found.job_id)
+        if last is None:
+            raise JobLost("The event log of this response is gone.")
+        return orjson.dumps(orjson.loads(last)["response"])
+    failed = stored.state in {JobState.FAILED, JobState.EXPIRED}
+    error = failure_of(result, stored.job) if failed and result is not None else None
+    return orjson.dumps(
+        response_object(
+            found.request,
+            job_id=found.job_id,
+            model=stored.job.target.model,
+            status=_STATUSES[stored.state],
+            error=None if error is None else {"code": _error_code(error), "message": error.message},
+        )
+    )
+
+
+def _error_code(error: BrokerError) -> str:
+    """One of the few codes that the error of a response can have."""
+    if error.status == 429:
+        return "rate_limit_exceeded"
+    return "invalid_prompt" if error.status < 500 else "server_error"
+
+
+async def go_on_from(document: Fields, principal: Principal, via: Broker, *, limit: int) -> bytes:
+    """Puts before the input of `document` all that its previous response was asked and said.
+
+    Instructions are not carried over, as OpenAI has it. The job's body then holds the whole
+    conversation, so it does not depend on the earlier responses any more.
+    Returns the document as JSON. Raises BadRequest, PayloadTooLarge.
+    """
+    # Alone first, so that what is wrong with it is told by the caller's own indexes.
+    to_messages(None, document["input"])
+    try:
+        found = await find(document["previous_response_id"], principal, via)
+    except NotFound as missing:
+        raise _not_continued("There is no such response", "previous_response_not_found") from missing
+    answer = orjson.loads(await answer_of(found, via))
+    if answer["status"] not in {"completed", "incomplete"}:
+        raise _not_continued(f"This response is {answer['status']}", "previous_response_not_completed")
+    document["input"] = [*_items(found.request["input"]), *answer["output"], *_items(document["input"])]
+    body = orjson.dumps(document)
+    if len(body) > limit:
+        raise PayloadTooLarge(
+            f"The conversation that previous_response_id goes on with is larger than {limit} bytes.",
+            param="previous_response_id",
+            details={"limit_bytes": limit},
+        )
+    return body
+
+
+def _not_continued(reason: str, code: str) -> BadRequest:
+    error = BadRequest(f"previous_response_id: {reason}.", param="previous_response_id")
+    error.code = code
+    return error
+
+
+def _items(asked: str | list[Fields]) -> list[Fields]:
+    return [{"role": "user", "content": asked}] if isinstance(asked, str) else asked
+
+
+def input_items(found: StoredResponse) -> list[Fields]:
+    """Everything the response was generated from, oldest first, earlier turns included."""
+    items = _items(found.request["input"])
+    return [_listed(item, found.job_id, index) for index, item in enumerate(items)]
+
+
+_PREFIXES: Final = {"function_call": "fc", "function_call_output": "fco", "reasoning": "rs"}
+
+
+def _listed(item: Fields, job_id: JobId, index: int) -> Fields:
+    kind = item.get("type") or "message"
+    own = item_id(_PREFIXES.get(kind, "msg"), job_id, f"in{index}")
+    listed = {**item, "id": item.get("id") or own, "type": kind}
+    if kind == "message":
+        listed["content"] = _parts(item["content"], said=item["role"] == "assistant")
+    if kind != "reasoning":
+        listed.setdefault("status", "completed")
+    return listed
+
+
+def _parts(content: str | list[Fields], *, said: bool) -> list[Fields]:
+    if not isinstance(content, str):
+        return content
+    if said:
+        return [{"type": "output_text", "text": content, "annotations": [], "logprobs": []}]
+    return [{"type": "input_text", "text": content}]

@@ -1,0 +1,29 @@
+"""What every route that takes a JSON body begins with: who sent it, and what it says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.requests import Request
+
+from api.deps import Broker, authenticate, broker_of
+from api.json_body import MAX_NODES, parse_object
+from api.request_body import read_body
+from shared.domain.principal import Principal
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    via: Broker
+    principal: Principal
+    body: bytes
+    document: dict[str, Any]
+
+
+async def posted(request: Request, *, max_nodes: int = MAX_NODES) -> Posted:
+    """Raises AuthenticationFailed before the body is read, then what `parse_object` raises."""
+    via = broker_of(request)
+    principal = await authenticate(request, via)
+    body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
+    return Posted(via, principal, body, parse_object(body, max_nodes=max_nodes))

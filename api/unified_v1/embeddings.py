@@ -1,0 +1,74 @@
+"""`POST /api/v1/embeddings`: vectors alone, whatever provider makes them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import orjson
+from fastapi import APIRouter, Request
+from pydantic import TypeAdapter
+from starlette.responses import Response
+
+from api.checking import check
+from api.named_target import take_target
+from api.openai_v1.vector_schemas import MAX_INPUT_NODES
+from api.posted import posted
+from api.sse import AS_STORED
+from api.submit import Submission, submit
+from api.unified_v1.schemas import ErrorAnswer
+from api.unified_v1.vector_schemas import EmbeddingRequest, EmbeddingsAnswer
+from shared.domain.job import JobKind, Surface
+from shared.queue.frames import Result
+
+router: Final = APIRouter()
+
+_EMBEDDING_REQUEST: Final = TypeAdapter(EmbeddingRequest)
+_REQUEST_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "required": ["model", "input"]},
+                "example": {"provider": "openai", "model": "text-embedding-3-small", "input": "one text"},
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/api/v1/embeddings",
+    summary="Embeddings of any provider",
+    response_model=EmbeddingsAnswer,
+    responses={s: {"model": ErrorAnswer} for s in (400, 401, 404, 413, 415, 422, 429, 502, 503, 504)},
+    openapi_extra=_REQUEST_BODY,
+    tags=["Unified"],
+)
+async def embeddings(request: Request) -> Response:
+    """A list of vectors in the order of the inputs, also where there is only one."""
+    asked = await posted(request, max_nodes=MAX_INPUT_NODES)
+    document, via = asked.document, asked.via
+    check(_EMBEDDING_REQUEST, document)
+    call = Submission(
+        kind=JobKind.EMBEDDINGS,
+        target=take_target(document, via),
+        document=document,
+        body=None,
+        surface=Surface.UNIFIED,
+        stream=False,
+        include_usage=True,
+        render_body=_vectors,
+        form=AS_STORED,
+    )
+    return await submit(call, request, asked.principal, via)
+
+
+def _vectors(result: Result) -> bytes:
+    answer: dict[str, Any] = orjson.loads(result.body or b"{}")
+    return orjson.dumps(
+        {
+            "embeddings": [item["embedding"] for item in answer["data"]],
+            "model": answer["model"],
+            "usage": {"total_tokens": result.head.prompt_tokens + result.head.completion_tokens},
+        }
+    )

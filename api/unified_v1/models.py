@@ -1,0 +1,66 @@
+"""`GET /api/v1/models`: what each model holds, can and costs, and where that was read."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from fastapi import APIRouter, Request
+
+from api.deps import Broker, authenticate, broker_of
+from api.model_names import aliases, names_in
+from api.unified_v1.model_schemas import ModelCapabilities, ModelCapabilitiesList, ModelPrices
+from api.unified_v1.schemas import ErrorAnswer
+from shared.money import MICRO_PER_USD
+from shared.providers.catalogue import ListedModel, Model, Prices
+
+router: Final = APIRouter(tags=["Unified"])
+
+
+@router.get("/api/v1/models", summary="List models", responses={401: {"model": ErrorAnswer}})
+async def list_models(request: Request) -> ModelCapabilitiesList:
+    via = broker_of(request)
+    await authenticate(request, via)
+    return ModelCapabilitiesList(
+        models=[_view(name, owner, model, via) for name, owner, model in names_in(via)],
+        aliases={name: via.catalogue.aliases[name] for name in aliases(via)},
+    )
+
+
+def _view(name: str, owner: str, model: Model | ListedModel | None, via: Broker) -> ModelCapabilities:
+    if isinstance(model, Model):
+        return ModelCapabilities(
+            id=name,
+            provider=owner,
+            name=model.name,
+            aliases=list(model.aliases),
+            capabilities=sorted(model.capabilities),
+            context_tokens=model.context_tokens,
+            max_output_tokens=model.max_output_tokens,
+            usd_per_million=_prices(model.prices),
+            note=model.note,
+            source=model.source,
+            read=model.read,
+            verified=model.verified,
+        )
+    profile = via.registry.get(owner)
+    return ModelCapabilities(
+        id=name,
+        provider=owner,
+        name=(model and model.name) or name,
+        context_tokens=model and model.context_tokens,
+        max_output_tokens=model and model.max_output_tokens,
+        usd_per_million=_prices(model.prices) if model else None,
+        source=f"the model list of {profile.name}" if model else f"the configuration of {profile.name}",
+    )
+
+
+def _prices(prices: Prices | None) -> ModelPrices | None:
+    if prices is None:
+        return None
+    written = prices.cache_write
+    return ModelPrices(
+        prompt=prices.prompt / MICRO_PER_USD,
+        cached_prompt=prices.cached_prompt / MICRO_PER_USD,
+        completion=prices.completion / MICRO_PER_USD,
+        cache_write=None if written is None else written / MICRO_PER_USD,
+    )

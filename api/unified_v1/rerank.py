@@ -1,0 +1,63 @@
+"""`POST /api/v1/rerank`: documents with their scores, whatever provider ranks them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from fastapi import APIRouter, Request
+from pydantic import TypeAdapter
+from starlette.responses import Response
+
+from api.checking import check
+from api.named_target import take_target
+from api.posted import posted
+from api.rerank import rerank_call, texts_of
+from api.submit import submit
+from api.unified_v1.schemas import ErrorAnswer
+from api.unified_v1.vector_schemas import RerankAnswer, RerankRequest
+from shared.domain.job import Surface
+from shared.queue.frames import Result
+
+router: Final = APIRouter()
+
+_RERANK_REQUEST: Final = TypeAdapter(RerankRequest)
+_REQUEST_BODY: Final[dict[str, Any]] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {"type": "object", "required": ["model", "query", "documents"]},
+                "example": {
+                    "provider": "vllm",
+                    "model": "BAAI/bge-reranker-v2-m3",
+                    "query": "What is a queue?",
+                    "documents": ["A line of people.", "A kind of fish."],
+                    "top_n": 1,
+                },
+            }
+        },
+    }
+}
+
+
+@router.post(
+    "/api/v1/rerank",
+    summary="Rerank documents with any provider",
+    response_model=RerankAnswer,
+    responses={s: {"model": ErrorAnswer} for s in (400, 401, 404, 413, 415, 422, 429, 502, 503, 504)},
+    openapi_extra=_REQUEST_BODY,
+    tags=["Unified"],
+)
+async def rerank(request: Request) -> Response:
+    """The documents that answer the query best, best first, each with its text."""
+    asked = await posted(request)
+    document, via = asked.document, asked.via
+    check(_RERANK_REQUEST, document)
+    texts = texts_of(document)
+
+    def render(answer: dict[str, Any], _: Result) -> dict[str, Any]:
+        return {"results": [{**item, "document": texts[item["index"]]} for item in answer["results"]]}
+
+    target = take_target(document, via)
+    call = rerank_call(document, texts, target, Surface.UNIFIED, render)
+    return await submit(call, request, asked.principal, via)
