@@ -80,8 +80,12 @@ _STATUS_OF_AWS: Final[Mapping[str, int]] = {
     "UnrecognizedClientException": 403,
     "ExpiredTokenException": 403,
     "IncompleteSignatureException": 403,
+    "InvalidSignatureException": 403,
 }
 """Codes of AWS that come with a 400 (or 429) and mean something else."""
+# In this header and often nowhere else: SageMaker's throttling is a 400 with {"message": null}.
+# opensearch-project/ml-commons#2429; how to read it: aws-amplify core, clients/serde/json.ts.
+_AWS_ERROR: Final = "x-amzn-errortype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +125,9 @@ def from_http(
     except orjson.JSONDecodeError:
         document = None
     fields = read_fields(document)
-    status = _STATUS_OF_AWS.get(fields.code or "", status)
+    if _AWS_ERROR in lowered:
+        fields = _from_aws(document if isinstance(document, dict) else {}, lowered[_AWS_ERROR])
+    answered, status = status, _STATUS_OF_AWS.get(fields.code or "", status)
     if status == 424:
         # The model behind the endpoint failed; SageMaker tells how.
         original = fields.status
@@ -129,7 +135,7 @@ def from_http(
     wish = retry_after_seconds(lowered)
     if wish is None and fields.estimated_seconds is not None:
         wish = min(fields.estimated_seconds, MAX_SECONDS)
-    return _refusal(status, fields, profile, answered=status, retry_after=wish)
+    return _refusal(status, fields, profile, answered=answered, retry_after=wish)
 
 
 def from_event(document: object, *, profile: ProviderProfile) -> ProviderError:
@@ -170,14 +176,26 @@ def read_fields(document: object) -> ErrorFields:
     if isinstance(document.get("message"), str):
         return _fields(document)
     if isinstance(document.get("Message"), str):
-        return _from_aws(document)
+        return _from_aws(document, document.get("Code") or document.get("ErrorCode"))
     return ErrorFields()
 
 
-def _from_aws(document: Mapping[str, Any]) -> ErrorFields:
-    code = document.get("Code") or document.get("ErrorCode")
-    fields = _fields({"message": document["Message"], "code": code})
-    return replace(fields, status=_status(document.get("OriginalStatusCode")))
+def _from_aws(document: Mapping[str, Any], kind: object) -> ErrorFields:
+    """What the model behind an endpoint said, as far as it said anything.
+
+    AWS's own sentences are left out: they name the operator's account and where its logs are.
+    """
+    name = kind.partition(":")[0].rpartition("#")[2] if isinstance(kind, str) else None
+    try:
+        said = read_fields(orjson.loads(document.get("OriginalMessage") or "null"))
+    except orjson.JSONDecodeError:
+        said = ErrorFields()
+    return replace(
+        said,
+        code=said.code or _matching(_CODE, name),
+        status=_status(document.get("OriginalStatusCode")),
+        found=True,
+    )
 
 
 def _from_fastapi(first: Mapping[str, Any]) -> dict[str, object]:
