@@ -59,10 +59,14 @@ def apply(preset: Preset, document: dict[str, Any], kind: JobKind) -> None:
     """
     if preset.system is not None:
         _say_first(preset.system, document, kind)
+    if kind is JobKind.COUNT_TOKENS:
+        # Nothing is generated, and Anthropic refuses parameters that say how.
+        return
     limited = any(document.get(name) is not None for name in _LIMITS)
     for name, value in preset.defaults.items():
         if name not in _LIMITS:
-            document.setdefault(name, value)
+            if document.get(name) is None:
+                document[name] = value
         elif not limited:
             document[_limit_of(kind, name)] = value
 

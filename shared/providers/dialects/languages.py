@@ -50,5 +50,6 @@ def through_chat(name: str, chat: Codec) -> Dialect:
             JobKind.MESSAGES: messages_via_chat,
             JobKind.COMPLETION: completions_via_chat,
             JobKind.SUMMARIZATION: summarize_via_chat,
+            JobKind.RESPONSES: responses_via_chat,
         },
     )

@@ -55,6 +55,22 @@ def test_a_preset_completes_what_the_caller_left_open(
     assert given == completed
 
 
+def test_a_value_given_as_null_is_none() -> None:
+    document: dict[str, Any] = {"messages": [], "temperature": None, "max_tokens": None}
+
+    apply(PRESET, document, JobKind.CHAT)
+
+    assert (document["temperature"], document["max_tokens"]) == (0.1, 5)
+
+
+def test_where_tokens_are_counted_only_the_system_text_counts() -> None:
+    document: dict[str, Any] = {"messages": []}
+
+    apply(PRESET, document, JobKind.COUNT_TOKENS)
+
+    assert document == {"messages": [], "system": "Be brief."}
+
+
 def test_a_system_text_without_a_place_is_refused() -> None:
     with pytest.raises(InvalidRequest) as caught:
         apply(PRESET, {"input": "hi"}, JobKind.EMBEDDINGS)
