@@ -133,9 +133,8 @@ async def call_provider(
         "x-request-id": job.request_id,
         "x-headrace-job-id": job.id,
         "x-headrace-attempt": str(attempt),
+        **({} if sign is None else sign(profile.url(request.path, job.kind), request.body)),
     }
-    if sign is not None:
-        headers.update(sign(profile.url(request.path, job.kind), request.body))
     loop = asyncio.get_running_loop()
     total = min(settings.total_seconds, max(0.0, remaining_seconds))
     end_at = loop.time() + total

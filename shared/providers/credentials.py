@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Final
 
 from pydantic import SecretStr
 
+from shared.clock import Clock, SystemClock
 from shared.domain.job import Target
 from shared.errors import ProviderCredentialRefused
 from shared.providers.configured_secrets import configured_secrets
@@ -32,9 +32,12 @@ class Credential:
 
 
 class Credentials:
-    def __init__(self, credentials: Mapping[tuple[str, str], Credential]) -> None:
-        """By provider id and credential id."""
+    def __init__(
+        self, credentials: Mapping[tuple[str, str], Credential], *, clock: Clock | None = None
+    ) -> None:
+        """By provider id and credential id. `clock`: a signature carries the time."""
         self._credentials = dict(credentials)
+        self._clock = clock or SystemClock()
 
     @classmethod
     def from_settings(cls, settings: Settings, registry: Registry | None = None) -> Credentials:
@@ -69,7 +72,7 @@ class Credentials:
             return None
 
         def sign(url: str, body: bytes) -> dict[str, str]:
-            return auth.sign(secret, method="POST", url=url, body=body, now=datetime.now(UTC))
+            return auth.sign(secret, method="POST", url=url, body=body, now=self._clock.now())
 
         return sign
 

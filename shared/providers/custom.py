@@ -78,13 +78,18 @@ BaseUrl = Annotated[str, AfterValidator(check_base_url)]
 ModelName = Annotated[str, Field(min_length=1, max_length=200, pattern=r"^[\x21-\x7e]+$")]
 
 
+Pointer = Annotated[str, Field(pattern=r"^(/([^~/]|~[01])*)*$")]
 EnvironmentName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 _FORMS: Final = ("openai", "http", "tgi", "sagemaker")
 
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _OUR_HEADERS: Final = frozenset(
-    {"authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"}
+    {
+        *("authorization", "host", "content-length", "content-type", "transfer-encoding", "connection"),
+        # What comes back is read as it is.
+        "accept-encoding",
+    }
 )
 
 
@@ -175,11 +180,12 @@ class HttpEndpoint(_KeyedEndpoint):
     form: Literal["http"]
     path: Annotated[str, Field(pattern=r"^(/[A-Za-z0-9._~-]+)*/?$")]
     request: Annotated[dict[str, Any], AfterValidator(_check_template)]
-    answer: Annotated[str, Field(pattern=r"^(/([^~/]|~[01])*)*$")]
+    answer: Pointer
+    error: Pointer | None = None
     template: TemplateName = "plain"
 
     def profile(self) -> ProviderProfile:
-        codec = HttpJson(self.path, self.request, self.answer, self.template)
+        codec = HttpJson(self.path, self.request, self.answer, self.template, self.error)
         return replace(self._bearer_profile(languages.through_chat("http", codec)), streams=False)
 
 

@@ -21,6 +21,7 @@ from typing import Any, Final
 from aiohttp import web
 
 ACCESS_KEY: Final = "AKIDEXAMPLE"
+ACCOUNT: Final = "123456789012"
 SECRET_KEY: Final = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 
 
@@ -43,6 +44,8 @@ async def model_servers() -> AsyncIterator[ModelServers]:
 
     async def predict(request: web.Request) -> web.Response:
         body = await read(request)
+        if body["data"][0] == "break":
+            return web.json_response({"data": ["(nothing)"], "problem": "CUDA out of memory on /dev/nvidia0"})
         return web.json_response({"data": [f"space: {body['data'][0]}"], "duration": 0.1})
 
     async def generate(request: web.Request) -> web.Response:
@@ -66,9 +69,17 @@ async def model_servers() -> AsyncIterator[ModelServers]:
         await response.write(f"data:{json.dumps({**last, 'details': details})}\n\n".encode())
         return response
 
-    async def chat(request: web.Request) -> web.Response:
+    async def chat(request: web.Request) -> web.StreamResponse:
         body = await read(request)
-        return web.json_response(_completion("openai", body))
+        whole = _completion("openai", body)
+        if not body.get("stream"):
+            return web.json_response(whole)
+        response = web.StreamResponse(headers={"content-type": "text/event-stream"})
+        await response.prepare(request)
+        choice = {"index": 0, "delta": whole["choices"][0]["message"], "finish_reason": "stop"}
+        chunk = {**whole, "object": "chat.completion.chunk", "choices": [choice]}
+        await response.write(f"data: {json.dumps(chunk)}\n\ndata: [DONE]\n\n".encode())
+        return response
 
     async def invocations(request: web.Request) -> web.Response:
         body = await read(request)
@@ -76,7 +87,18 @@ async def model_servers() -> AsyncIterator[ModelServers]:
             return web.json_response({"message": "The signature does not match."}, status=403)
         said = body["messages"][-1]["content"]
         if said == "throttle":
-            return web.json_response({"Message": "Rate exceeded", "Code": "ThrottlingException"}, status=400)
+            # As it is: opensearch-project/ml-commons#2429.
+            kind = {"x-amzn-errortype": "ThrottlingException:http://internal.amazon.com/coral/"}
+            return web.json_response({"message": None}, status=400, headers=kind)
+        if said == "too long":
+            failed = {
+                "ErrorCode": "CLIENT_ERROR_FROM_MODEL",
+                "LogStreamArn": f"arn:aws:logs:eu-west-1:{ACCOUNT}:log-group:/aws/sagemaker",
+                "Message": f"Received client error (400) from primary. See the console of {ACCOUNT}.",
+                "OriginalMessage": json.dumps({"error": {"message": "too many tokens", "code": 400}}),
+                "OriginalStatusCode": 400,
+            }
+            return web.json_response(failed, status=424, headers={"x-amzn-errortype": "ModelError"})
         return web.json_response(_completion("sagemaker", body))
 
     app = web.Application()

@@ -40,6 +40,8 @@ class HttpJson:
     template: Mapping[str, Any]
     answer: str
     prompt: TemplateName = "plain"
+    error: str | None = None
+    """Where an answer with status 200 says why it is none."""
 
     def encode(self, call: Call) -> ProviderRequest:
         request = parse_request(call.body)
@@ -63,10 +65,10 @@ class HttpJson:
             raise ProviderAnswerInvalid(
                 f"The answer of {profile.name} is not JSON.", provider=profile.id
             ) from exc
-        try:
-            text = point(document, self.answer)
-        except LookupError:
-            text = None
+        if self.error is not None and (reason := _at(document, self.error)):
+            said = reason if isinstance(reason, str | dict) else {}
+            raise refusals.from_event({"error": said}, profile=profile)
+        text = _at(document, self.answer)
         if type(text) is not str:
             if type(document) is dict and document.get("error"):
                 raise refusals.from_event(document, profile=profile)
@@ -105,6 +107,13 @@ def _filled(node: Any, values: Mapping[str, Callable[[], Any]]) -> Any:
         if value is not None:
             filled[name] = value
     return filled
+
+
+def _at(document: Any, pointer: str) -> Any:
+    try:
+        return point(document, pointer)
+    except LookupError:
+        return None
 
 
 def point(document: Any, pointer: str) -> Any:

@@ -13,6 +13,7 @@ from shared.domain.usage import Usage
 from shared.errors import (
     InvalidRequest,
     ProviderAnswerInvalid,
+    ProviderCredentialRefused,
     ProviderError,
     ProviderRateLimited,
     ProviderRejected,
@@ -27,6 +28,7 @@ from shared.providers.dialects.prompt_templates import TemplateName, render
 from shared.providers.profile import ProviderProfile
 from shared.providers.registry import Registry
 from shared.providers.sse_reader import SseEvent
+from shared.providers.tokens import prompt_tokens
 from shared.settings import Settings
 
 HTTP = """
@@ -70,6 +72,19 @@ def sent(profile: ProviderProfile, **request: Any) -> tuple[str, Any]:
     return encoded.path, orjson.loads(encoded.body)
 
 
+@pytest.mark.parametrize("text", [HTTP + REQUEST, TGI, AWS], ids=["http", "tgi", "sagemaker"])
+def test_all_that_can_be_said_as_a_chat_is_served(tmp_path: Path, text: str) -> None:
+    lab = registry(tmp_path, text).get("lab")
+
+    assert {kind for kind in JobKind if lab.serves(kind)} == {
+        JobKind.CHAT,
+        JobKind.MESSAGES,
+        JobKind.RESPONSES,
+        JobKind.COMPLETION,
+        JobKind.SUMMARIZATION,
+    }
+
+
 def test_a_template_takes_whole_strings_and_nothing_inside_one(tmp_path: Path) -> None:
     lab = registry(tmp_path, HTTP + REQUEST).get("lab")
 
@@ -86,6 +101,20 @@ def test_what_text_alone_cannot_say_is_refused_by_name(tmp_path: Path) -> None:
         with pytest.raises(InvalidRequest) as caught:
             sent(lab, messages=[{"role": "user", "content": [{"type": "image_url"}]}])
         assert caught.value.param == "messages.0.content"
+
+
+@pytest.mark.parametrize("reason", [b'"out of memory"', b'{"message":"out of memory"}', b"true", b"[1]"])
+def test_an_answer_that_says_why_it_is_none_is_an_error(tmp_path: Path, reason: bytes) -> None:
+    lab = registry(tmp_path, HTTP + REQUEST + 'error = "/problem"').get("lab")
+    codec = lab.codec(JobKind.CHAT)
+
+    with pytest.raises(ProviderUnavailable) as caught:
+        codec.decode(b'{"data":["half"],"problem":%b}' % reason, a_call(lab))
+
+    assert "memory" not in str(caught.value)
+    for fine in (b"null", b'""', b"false"):
+        answer = codec.decode(b'{"data":["whole"],"problem":%b}' % fine, a_call(lab))
+        assert b"whole" in answer.body
 
 
 def test_an_answer_without_its_text_is_invalid_and_an_error_is_one(tmp_path: Path) -> None:
@@ -167,7 +196,9 @@ def test_tgi_usage_is_an_estimate_where_it_did_not_count_the_input(tmp_path: Pat
     answer = lab.codec(JobKind.CHAT).decode(body, a_call(lab))
 
     assert answer.finish_reason == "length"
-    assert answer.usage == Usage(2, 2, estimated=True)
+    estimate = prompt_tokens(JobKind.CHAT, orjson.loads(a_call(lab).body), "m")
+    assert answer.usage == Usage(estimate, 2, estimated=True)
+    assert estimate > 0
 
 
 def test_an_error_inside_a_tgi_stream_ends_it(tmp_path: Path) -> None:
@@ -231,6 +262,61 @@ def test_what_these_servers_refuse_means_what_it_means(
     assert error.status == answered
 
 
+ACCOUNT = "123456789012"
+
+
+@pytest.mark.parametrize(
+    ("status", "kind_of_error", "body", "kind", "answered"),
+    [
+        (400, "ThrottlingException:http://x/", {"message": None}, ProviderRateLimited, 429),
+        (400, "aws.sagemaker#ThrottlingException", {}, ProviderRateLimited, 429),
+        (429, "ModelNotReadyException", {"Message": "m"}, ProviderUnavailable, 503),
+        (400, "ExpiredTokenException", {"message": "m"}, ProviderCredentialRefused, 502),
+        (403, "AccessDeniedException", {"message": "m"}, ProviderCredentialRefused, 502),
+        (400, "ValidationError", {"message": f"Endpoint x of {ACCOUNT} not found."}, ProviderRejected, 400),
+        (503, "ServiceUnavailable", {"message": None}, ProviderUnavailable, 503),
+        (424, "ModelError", {"Message": ACCOUNT, "OriginalStatusCode": 500}, ProviderUnavailable, 502),
+        (424, "ModelError", {"Message": ACCOUNT, "OriginalMessage": 7}, ProviderUnavailable, 502),
+    ],
+)
+def test_aws_names_its_errors_in_a_header_and_nothing_of_its_own_is_passed_on(
+    tmp_path: Path,
+    status: int,
+    kind_of_error: str,
+    body: dict[str, Any],
+    kind: type[ProviderError],
+    answered: int,
+) -> None:
+    headers = {"X-Amzn-ErrorType": kind_of_error}
+
+    error = refusals.from_http(
+        status, headers, orjson.dumps(body), profile=registry(tmp_path, AWS).get("lab")
+    )
+
+    assert type(error) is kind
+    assert (error.status, error.provider_status) == (answered, status)
+    assert ACCOUNT not in str(error)
+
+
+def test_what_the_model_behind_sagemaker_said_is_passed_on(tmp_path: Path) -> None:
+    said = {"error": {"message": "too many tokens", "code": "context_length_exceeded", "param": "messages"}}
+    body = {"Message": ACCOUNT, "OriginalMessage": orjson.dumps(said).decode(), "OriginalStatusCode": 400}
+
+    error = refusals.from_http(
+        424,
+        {"x-amzn-errortype": "ModelError"},
+        orjson.dumps(body),
+        profile=registry(tmp_path, AWS).get("lab"),
+    )
+
+    assert isinstance(error, ProviderRejected)
+    assert (error.message, error.code, error.param) == (
+        "too many tokens",
+        "context_length_exceeded",
+        "messages",
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
@@ -244,6 +330,11 @@ def test_what_these_servers_refuse_means_what_it_means(
             TGI + 'headers = { Authorization = "s3cret" }',
             "endpoint 'lab', headers: Value error, must not",
         ),
+        (
+            TGI + 'headers = { Accept-Encoding = "s3cret" }',
+            "endpoint 'lab', headers: Value error, must not set accept-encoding",
+        ),
+        (HTTP + REQUEST + 'error = "error"', "endpoint 'lab', error: String should match"),
         (TGI + 'headers = { "x y" = "s3cret" }', "endpoint 'lab', headers: Value error, must be"),
         (AWS.replace("eu-west-1", "a/b"), "endpoint 'lab', region: String should match"),
         (AWS + 'api_key = "s3cret"', "endpoint 'lab', api_key: Extra inputs"),

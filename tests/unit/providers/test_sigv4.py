@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.providers.sigv4 import SigV4
+from shared.providers.sigv4 import SigV4, canonical_request
 
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
 SECRET = "AKIDEXAMPLE wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -51,13 +51,42 @@ def test_a_signature_is_the_one_aws_published(method: str, path: str, signature:
     }
 
 
+TOKEN = (
+    "AQoDYXdzEPT//////////wEXAMPLEtc764bNrC9SAPBSM22wDOk4x4HIZ8j4FZTwdQWLWsKWHGBuFqwAeMicRXmxfpSPfIeoIYRqTflf"
+    "KD8YUuwthAx7mSEI/qkPpKPi/kMcGdQrmGdeehM4IC1NtBmUpp2wUE8phUZampKsburEDy0KPkyQDYwT7WZ0wq5VSXDvp75YU9HFvlRd"
+    "8Tx6q6fE8YQcHNVXAkiY9q6d+xo0rKwT38xVqr7ZD0u0iPPkUL64lIZbqBAz+scqKmlzm8FDrypNC9Yjc8fPOLn9FX9KSYvKTr4rvx3i"
+    "SIlTJabIQwj2ICCR/oLxBA=="
+)
+
+
 def test_a_session_token_is_sent_and_signed() -> None:
+    """post-sts-header-before."""
     headers = SIGNER.sign(
-        f"{SECRET} token", method="POST", url="https://example.amazonaws.com/", body=b"{}", now=NOW
+        f"{SECRET} {TOKEN}", method="POST", url="https://example.amazonaws.com/", body=b"", now=NOW
     )
 
-    assert headers["x-amz-security-token"] == "token"
-    assert "SignedHeaders=host;x-amz-date;x-amz-security-token," in headers["authorization"]
+    assert headers["x-amz-security-token"] == TOKEN
+    assert headers["authorization"].endswith(
+        "SignedHeaders=host;x-amz-date;x-amz-security-token, "
+        "Signature=85d96828115b5dc0cfc3bd16ad9e210dd772bbebba041836c64533a82be05ead"
+    )
+
+
+def test_a_body_is_signed_as_in_the_suite() -> None:
+    """The canonical request of post-x-www-form-urlencoded, with its content type signed."""
+    headers = {
+        "content-type": "application/x-www-form-urlencoded",
+        "host": "example.amazonaws.com",
+        "x-amz-date": "20150830T123600Z",
+    }
+
+    canonical = canonical_request("POST", "https://example.amazonaws.com/", headers, b"Param1=value1")
+
+    assert canonical == (
+        "POST\n/\n\ncontent-type:application/x-www-form-urlencoded\nhost:example.amazonaws.com\n"
+        "x-amz-date:20150830T123600Z\n\ncontent-type;host;x-amz-date\n"
+        "9095672bbd1f56dfc5b65f3e153adc8731a4a654192329106275f4c7b24d0b6e"
+    )
 
 
 def test_the_signature_holds_for_these_bytes_alone() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.fakes.model_servers import ACCESS_KEY, SECRET_KEY, model_servers
+from tests.fakes.model_servers import ACCESS_KEY, SECRET_KEY, ModelServers, model_servers
+from tests.fakes.stack import Stack
 from tests.fixtures.stack import FreshStack
 
 PROVIDERS = """
@@ -46,6 +48,11 @@ name = "contracts"
 model = "plain/phi-4"
 system = "You review contracts."
 defaults = {{ temperature = 0.1, max_tokens = 50 }}
+
+[[preset]]
+name = "reviews"
+model = "aws/tuned"
+system = "You review contracts."
 """
 CHATML = "<|im_start|>user\nhello<|im_end|>\n<|im_start|>assistant\n"
 
@@ -92,9 +99,9 @@ async def test_an_endpoint_of_every_form_and_a_preset_answer_plain_and_streamed(
                 assert answer.status_code == 200, answer.text
                 assert answer.json()["choices"][0]["message"]["content"] == text
 
-            for model in ("space/m", "tgi/m", "aws/m"):
+            for model, text in expected.items():
                 chunks = await streamed(client, chat(model))
-                assert text_of(chunks) == expected[model]
+                assert text_of(chunks) == text
                 assert [c["finish_reason"] for chunk in chunks for c in chunk["choices"]][-1] == "stop"
             assert chunks[-1]["usage"]["total_tokens"] == 6
 
@@ -103,9 +110,6 @@ async def test_an_endpoint_of_every_form_and_a_preset_answer_plain_and_streamed(
             assert '"text":"sagemaker: hello"' in message.text
             assert "event: message_stop" in message.text
             assert "text_delta" in message.text
-
-            answer = await client.post("/v1/chat/completions", json=chat("contracts", temperature=0.7))
-            assert answer.status_code == 200, answer.text
 
             for model, content in (("tgi/m", "overload"), ("aws/m", "throttle")):
                 limited = await client.post("/v1/chat/completions", json=chat(model, content))
@@ -118,19 +122,85 @@ async def test_an_endpoint_of_every_form_and_a_preset_answer_plain_and_streamed(
     assert bodies[0][0] == "/v1/chat/completions"
     assert servers.requests[0][2]["x-team"] == "nlp"
     assert ("/run/predict", {"data": ["hello", None]}) in bodies
-    assert (
-        "/v1/chat/completions",
-        {
-            "model": "phi-4",
-            "messages": [
-                {"role": "system", "content": "You review contracts."},
-                {"role": "user", "content": "hello"},
-            ],
-            "temperature": 0.7,
-            "max_tokens": 50,
-        },
-    ) in bodies
     assert all("secret" not in headers.get("authorization", "") for *_, headers in servers.requests)
+
+
+SYSTEM = "You review contracts."
+HELLO = {"role": "user", "content": "hello"}
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/chat/completions", {"messages": [HELLO]}),
+        ("/api/v1/chat", {"messages": [HELLO]}),
+        ("/v1/messages", {"messages": [HELLO], "max_tokens": 50}),
+        ("/v1/responses", {"input": "hello"}),
+    ],
+)
+async def test_a_preset_is_a_model_on_every_surface(
+    preset_stack: tuple[Stack, ModelServers], path: str, body: dict[str, Any]
+) -> None:
+    stack, servers = preset_stack
+    servers.requests.clear()
+    async with stack.client() as client:
+        answer = await client.post(path, json={"model": "contracts", **body})
+
+    assert answer.status_code == 200, answer.text
+    assert "openai: hello" in answer.text
+    ((_, sent, _),) = servers.requests
+    assert sent["model"] == "phi-4"
+    assert sent["messages"][0] in ({"role": role, "content": SYSTEM} for role in ("system", "developer"))
+    assert sent["temperature"] == 0.1
+    assert 50 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
+
+
+async def test_a_preset_continues_a_prompt_and_counts_in_tokens(
+    preset_stack: tuple[Stack, ModelServers],
+) -> None:
+    stack, servers = preset_stack
+    servers.requests.clear()
+    async with stack.client() as client:
+        continued = await client.post("/v1/completions", json={"model": "reviews", "prompt": "hello"})
+        counts = [
+            (
+                await client.post("/v1/messages/count_tokens", json={"model": model, "messages": [HELLO]})
+            ).json()["input_tokens"]
+            for model in ("contracts", "plain/phi-4")
+        ]
+
+    assert continued.status_code == 200, continued.text
+    assert f"sagemaker: {SYSTEM}\\n\\nhello" in continued.text
+    assert counts[0] > counts[1]
+
+
+async def test_a_name_beside_a_provider_is_that_providers_model(
+    preset_stack: tuple[Stack, ModelServers],
+) -> None:
+    stack, servers = preset_stack
+    servers.requests.clear()
+    asked = {"provider": "plain", "model": "contracts", "messages": [HELLO]}
+    async with stack.client() as client:
+        answer = await client.post("/api/v1/chat", json=asked)
+
+    assert answer.status_code == 200, answer.text
+    ((_, sent, _),) = servers.requests
+    assert (sent["model"], sent["messages"]) == ("contracts", [HELLO])
+
+
+@pytest.fixture
+async def preset_stack(fresh_stack: FreshStack, tmp_path: Path) -> AsyncIterator[tuple[Stack, ModelServers]]:
+    file = tmp_path / "providers.toml"
+    async with model_servers() as servers:
+        file.write_text(PROVIDERS.format(url=servers.base_url))
+        stack = await fresh_stack(
+            settings={
+                "HEADRACE_PROVIDERS_FILE": str(file),
+                "LAB_AWS_ID": ACCESS_KEY,
+                "LAB_AWS_SECRET": SECRET_KEY,
+            }
+        )
+        yield stack, servers
 
 
 @pytest.mark.parametrize("secret", ["wrong-secret"])
