@@ -24,9 +24,10 @@ from shared.domain.job import Job, JobKind, Target
 from shared.domain.usage import Usage
 from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
 from shared.providers import refusals
-from shared.providers.dialect import Answer, Call, StreamDecoder
+from shared.providers.credentials import Sign
+from shared.providers.dialect import Answer, Call, Codec, StreamDecoder
 from shared.providers.profile import ProviderProfile
-from shared.providers.sse_reader import SseReader
+from shared.providers.sse_reader import SseEvent, SseReader
 from shared.providers.tokens import tokens_of_body, tokens_of_chars
 from shared.settings import ProviderSettings
 from workers.transport import Transport
@@ -114,6 +115,7 @@ async def call_provider(
     settings: ProviderSettings,
     progress: CallProgress,
     emit: Emit,
+    sign: Sign | None = None,
 ) -> Completed:
     """The answer in the form of the job's kind.
 
@@ -122,7 +124,8 @@ async def call_provider(
     Raises ProviderError (retryable or not), or InvalidRequest for what the provider cannot be asked.
     """
     codec = profile.codec(job.kind)
-    call = Call(job.body, target, profile, job.stream, job.include_usage, job.id)
+    stream = job.stream and profile.streams
+    call = Call(job.body, target, profile, stream, job.include_usage, job.id)
     request = codec.encode(call)
     session = transport.session(profile, target.credential, {**profile.headers, **auth_headers})
     headers = {
@@ -130,12 +133,13 @@ async def call_provider(
         "x-request-id": job.request_id,
         "x-headrace-job-id": job.id,
         "x-headrace-attempt": str(attempt),
+        **({} if sign is None else sign(profile.url(request.path, job.kind), request.body)),
     }
     loop = asyncio.get_running_loop()
     total = min(settings.total_seconds, max(0.0, remaining_seconds))
     end_at = loop.time() + total
     # An answer that is not streamed comes only when it is whole: its first byte may take the total.
-    first_byte = min(settings.first_byte_seconds, total) if job.stream else total
+    first_byte = min(settings.first_byte_seconds, total) if stream else total
     phase = _Phase("first byte", first_byte)
     try:
         async with asyncio.timeout_at(loop.time() + first_byte) as clock:
@@ -149,20 +153,20 @@ async def call_provider(
             ) as response:
                 faultpoints.hit("W4")
                 progress.headers = response.headers
-                if response.status == 202 and profile.pending is not None and not job.stream:
+                if response.status == 202 and profile.pending is not None and not stream:
                     body = await _await_pending(response, session, profile, job.kind, settings)
                     return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
                     body = await read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
                     raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
-                if job.stream and response.content_type in _NOT_STREAMS:
+                if stream and response.content_type in _NOT_STREAMS:
                     # Some say in a plain 200 why there is no stream; any other body is no answer.
                     body = await read_capped(response, settings.max_answer_bytes, profile)
                     codec.decode(body, call)
                     raise ProviderAnswerInvalid(
                         f"{profile.name} answered a streamed request without a stream.", provider=profile.id
                     )
-                if job.stream:
+                if stream:
                     decoder = codec.open_stream(call)
 
                     def tick() -> None:
@@ -174,7 +178,7 @@ async def call_provider(
                     tail = await _relay(response, decoder, profile, settings, progress, emit, tick)
                     return Completed(tail=tail)
                 body = await read_capped(response, settings.max_answer_bytes, profile)
-                return _completed(codec.decode(body, call), progress)
+                return _whole(body, codec, call, progress, as_stream=job.stream)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
             progress.sent = False
@@ -195,6 +199,18 @@ def _completed(answer: Answer, progress: CallProgress) -> Completed:
     progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
     progress.text_chars = len(answer.body)
     return Completed(body=answer.body)
+
+
+def _whole(body: bytes, codec: Codec, call: Call, progress: CallProgress, *, as_stream: bool) -> Completed:
+    """A whole answer; as the events of a stream, where its caller wants one and its provider has none."""
+    if not as_stream:
+        return _completed(codec.decode(body, call), progress)
+    progress.first_byte_at = time.monotonic()
+    decoder = codec.open_stream(call)
+    events = decoder.feed(SseEvent(data=body))
+    progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
+    progress.text_chars = decoder.text_chars
+    return Completed(tail=[*events, *decoder.end()])
 
 
 async def _await_pending(

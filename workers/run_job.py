@@ -125,6 +125,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             settings=ctx.settings.provider,
             progress=progress,
             emit=emit,
+            sign=ctx.credentials.signing(target, profile),
         )
     except BrokerError as error:
         ctx.limits.note(target.provider, progress.headers)

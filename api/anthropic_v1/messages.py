@@ -11,6 +11,7 @@ from starlette.responses import Response
 from api.anthropic_v1.schemas import ErrorAnswer, MessageAnswer, TokenCount, check_messages, check_token_count
 from api.deps import Broker, authenticate, broker_of
 from api.json_body import parse_object
+from api.plan import choose_target
 from api.request_body import read_body
 from api.responses import json_response
 from api.resume import register_form
@@ -20,7 +21,6 @@ from shared.domain.job import JobKind, Surface, Target
 from shared.domain.principal import Principal
 from shared.providers.dialects.anthropic import wanted_api
 from shared.providers.profile import not_served
-from shared.providers.resolve import resolve
 from shared.providers.tokens import prompt_tokens
 
 router: Final = APIRouter()
@@ -59,7 +59,7 @@ async def messages(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_messages(document)
-    target = _target(document, via)
+    target = choose_target(document, JobKind.MESSAGES, via)
     stream = document.get("stream") is True
     return await _submit(JobKind.MESSAGES, document, body, target, request, principal, via, stream=stream)
 
@@ -79,7 +79,7 @@ async def count_tokens(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_token_count(document)
-    target = _target(document, via)
+    target = choose_target(document, JobKind.COUNT_TOKENS, via)
     profile = via.registry.get(target.provider)
     if profile.serves(JobKind.COUNT_TOKENS):
         return await _submit(JobKind.COUNT_TOKENS, document, body, target, request, principal, via)
@@ -88,10 +88,6 @@ async def count_tokens(request: Request) -> Response:
     request.scope["state"]["provider"] = target.provider
     tokens = prompt_tokens(JobKind.MESSAGES, document, target.model)
     return json_response(orjson.dumps({"input_tokens": tokens}), [])
-
-
-def _target(document: dict[str, Any], via: Broker) -> Target:
-    return resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue)
 
 
 async def _submit(

@@ -10,11 +10,11 @@ from starlette.responses import Response
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.openai_v1.schemas import ChatCompletion, ErrorAnswer, check_chat_completion
+from api.plan import choose_target
 from api.request_body import read_body
 from api.sse import AS_STORED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
-from shared.providers.resolve import resolve
 
 router: Final = APIRouter()
 
@@ -60,7 +60,7 @@ async def chat_completions(request: Request) -> Response:
         kind=JobKind.CHAT,
         document=document,
         body=body,
-        target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
+        target=choose_target(document, JobKind.CHAT, via),
         surface=Surface.OPENAI,
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,

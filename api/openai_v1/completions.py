@@ -11,11 +11,11 @@ from starlette.responses import Response
 from api.checking import check
 from api.openai_v1.schemas import ErrorAnswer
 from api.openai_v1.vector_schemas import MAX_INPUT_NODES, Completion, CompletionRequest
+from api.plan import choose_target
 from api.posted import posted
 from api.sse import AS_STORED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
-from shared.providers.resolve import resolve
 
 router: Final = APIRouter()
 
@@ -51,7 +51,7 @@ async def completions(request: Request) -> Response:
         kind=JobKind.COMPLETION,
         document=document,
         body=asked.body,
-        target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
+        target=choose_target(document, JobKind.COMPLETION, via),
         surface=Surface.OPENAI,
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,

@@ -14,6 +14,7 @@ from api.openai_v1 import responses_schemas as schemas
 from api.openai_v1.responses_schemas import check_response_request
 from api.openai_v1.responses_stored import StoredResponse, answer_of, find, go_on_from, input_items
 from api.openai_v1.schemas import ErrorAnswer
+from api.plan import choose_target
 from api.request_body import read_body
 from api.responses import json_response
 from api.resume import register_form, resume
@@ -21,7 +22,6 @@ from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
 from shared.errors import BadRequest, Conflict
-from shared.providers.resolve import resolve
 
 router: Final = APIRouter()
 FORM: Final = register_form(Surface.RESPONSES, NAMED)
@@ -69,7 +69,7 @@ async def create(request: Request) -> Response:
         kind=JobKind.RESPONSES,
         document=document,
         body=body,
-        target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
+        target=choose_target(document, JobKind.RESPONSES, via),
         surface=Surface.RESPONSES,
         stream=document.get("stream") is True,
         include_usage=True,

@@ -56,7 +56,7 @@ async def chat(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
-    target = take_target(document, via)
+    target = take_target(document, via, presets_of=JobKind.CHAT)
     call = Submission(
         kind=JobKind.CHAT,
         document=document,

@@ -4,7 +4,7 @@
     dialect.py      the seam: canonical request to provider bytes and back
     dialects/       the two languages spoken: OpenAI chat, Anthropic messages
     openai.py ...   one file a provider, mostly a profile
-    custom.py       OpenAI-compatible endpoints an operator configured
+    custom.py       endpoints an operator configured, and presets.py: models by a name of theirs
     registry.py     every provider of this process, by id
     credentials.py  their secrets; workers only
     catalogue.py    models we know: context, output, prices; catalogue_file.py has the form

@@ -11,7 +11,7 @@ from pydantic import SecretStr
 
 from shared.providers.custom import ProvidersFile
 from shared.providers.profile import ProviderProfile
-from shared.settings import Settings, environment_variable
+from shared.settings import Settings
 
 
 def configured_secrets(
@@ -26,10 +26,7 @@ def configured_secrets(
                 found[profile.id] = secret
                 break
     for endpoint in file.endpoint:
-        if endpoint.api_key_env is not None:
-            found[endpoint.id] = SecretStr(environment_variable(endpoint.api_key_env) or "")
-        else:
-            found[endpoint.id] = endpoint.api_key
+        found[endpoint.id] = endpoint.secret()
     stripped = {
         provider: SecretStr(secret.get_secret_value().strip())
         for provider, secret in found.items()

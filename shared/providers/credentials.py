@@ -5,20 +5,24 @@ A credential is bound to the origins it was configured for, and is never sent to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from pydantic import SecretStr
 
+from shared.clock import Clock, SystemClock
 from shared.domain.job import Target
 from shared.errors import ProviderCredentialRefused
 from shared.providers.configured_secrets import configured_secrets
-from shared.providers.profile import ProviderProfile
+from shared.providers.profile import ProviderProfile, Signer
 from shared.providers.registry import BUILT_IN, Registry, providers_file
 from shared.settings import Settings
 
 DEFAULT: Final = "default"
+
+Sign = Callable[[str, bytes], Mapping[str, str]]
+"""Headers that sign one call, from its URL and the bytes of its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,12 @@ class Credential:
 
 
 class Credentials:
-    def __init__(self, credentials: Mapping[tuple[str, str], Credential]) -> None:
-        """By provider id and credential id."""
+    def __init__(
+        self, credentials: Mapping[tuple[str, str], Credential], *, clock: Clock | None = None
+    ) -> None:
+        """By provider id and credential id. `clock`: a signature carries the time."""
         self._credentials = dict(credentials)
+        self._clock = clock or SystemClock()
 
     @classmethod
     def from_settings(cls, settings: Settings, registry: Registry | None = None) -> Credentials:
@@ -52,16 +59,34 @@ class Credentials:
 
         Raises ProviderCredentialRefused when a required credential is missing, or belongs elsewhere.
         """
+        secret = self._secret(target, profile)
+        return {} if secret is None else profile.auth.headers(secret)
+
+    def signing(self, target: Target, profile: ProviderProfile) -> Sign | None:
+        """What signs the call of `target`, where its provider wants that. Raises as `headers` does."""
+        auth = profile.auth
+        if not isinstance(auth, Signer):
+            return None
+        secret = self._secret(target, profile)
+        if secret is None:
+            return None
+
+        def sign(url: str, body: bytes) -> dict[str, str]:
+            return auth.sign(secret, method="POST", url=url, body=body, now=self._clock.now())
+
+        return sign
+
+    def _secret(self, target: Target, profile: ProviderProfile) -> str | None:
         credential = self._credentials.get((target.provider, target.credential))
         if credential is None:
             if profile.credential_required or target.credential != DEFAULT:
                 raise ProviderCredentialRefused(
                     f"No key is configured for {profile.name}.", provider=profile.id
                 )
-            return {}
+            return None
         if not profile.origins <= credential.origins:
             raise ProviderCredentialRefused(
                 f"The key of {profile.name} belongs to another address than the one to be called.",
                 provider=profile.id,
             )
-        return profile.auth.headers(credential.secret.get_secret_value())
+        return credential.secret.get_secret_value()

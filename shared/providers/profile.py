@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final, Protocol
 from urllib.parse import urlsplit
@@ -54,6 +56,17 @@ class Auth(Protocol):
     def headers(self, secret: str) -> dict[str, str]: ...
 
 
+class Signer(ABC):
+    """An `Auth` whose secret never travels: each call carries a signature of what it says."""
+
+    def headers(self, secret: str) -> dict[str, str]:
+        return {}
+
+    @abstractmethod
+    def sign(self, secret: str, *, method: str, url: str, body: bytes, now: datetime) -> dict[str, str]:
+        """Headers for this one call; `body` are the very bytes that will be sent."""
+
+
 @dataclass(frozen=True, slots=True)
 class Bearer:
     def headers(self, secret: str) -> dict[str, str]:
@@ -89,6 +102,7 @@ class ProviderProfile:
     pending: the path at which a call that was answered 202 is asked after, from that answer's headers
     key_variables: environment variables that may hold the key, the first set one wins
     base_url_variable: environment variable of the base URL
+    streams: False where an answer only comes whole; it is then said as a stream of one piece
     models_path: where GET lists the models, "" where nothing does
     models: names an operator listed for this endpoint
     self_hosted: serves models of its operator's choosing, so an unknown name may be right
@@ -112,6 +126,7 @@ class ProviderProfile:
     pending: Callable[[Mapping[str, str]], str | None] | None = None
     key_variables: tuple[str, ...] = ()
     base_url_variable: str = ""
+    streams: bool = True
     models_path: str = "/models"
     models: tuple[str, ...] = ()
     credential_required: bool = True

@@ -68,8 +68,24 @@ _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "server_error": 500,
     "timeout_error": 504,
     "overloaded_error": 529,
+    # TGI's error_type.
+    "validation": 422,
+    "overloaded": 429,
 }
 """The HTTP status a `code` or `type` stands for, where an error came without one of its own."""
+
+_STATUS_OF_AWS: Final[Mapping[str, int]] = {
+    "ThrottlingException": 429,
+    "ModelNotReadyException": 503,
+    "UnrecognizedClientException": 403,
+    "ExpiredTokenException": 403,
+    "IncompleteSignatureException": 403,
+    "InvalidSignatureException": 403,
+}
+"""Codes of AWS that come with a 400 (or 429) and mean something else."""
+# In this header and often nowhere else: SageMaker's throttling is a 400 with {"message": null}.
+# opensearch-project/ml-commons#2429; how to read it: aws-amplify core, clients/serde/json.ts.
+_AWS_ERROR: Final = "x-amzn-errortype"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +125,17 @@ def from_http(
     except orjson.JSONDecodeError:
         document = None
     fields = read_fields(document)
+    if _AWS_ERROR in lowered:
+        fields = _from_aws(document if isinstance(document, dict) else {}, lowered[_AWS_ERROR])
+    answered, status = status, _STATUS_OF_AWS.get(fields.code or "", status)
+    if status == 424:
+        # The model behind the endpoint failed; SageMaker tells how.
+        original = fields.status
+        status = original if original in _ABOUT_THE_REQUEST or original in {429, 503} else 502
     wish = retry_after_seconds(lowered)
     if wish is None and fields.estimated_seconds is not None:
         wish = min(fields.estimated_seconds, MAX_SECONDS)
-    return _refusal(status, fields, profile, answered=status, retry_after=wish)
+    return _refusal(status, fields, profile, answered=answered, retry_after=wish)
 
 
 def from_event(document: object, *, profile: ProviderProfile) -> ProviderError:
@@ -128,6 +151,8 @@ def read_fields(document: object) -> ErrorFields:
     {"error": {message, type, param, code}}   OpenAI, Anthropic, vLLM, OpenRouter
     {"error": "text" | ["text"]}              Hugging Face; xAI with `code` beside it
     {"object": "error", message, ...}         vLLM before 0.10
+    {"error": "text", "error_type": ...}      TGI
+    {"Message": "text", "Code": ...}          AWS; ErrorCode and OriginalStatusCode for a model's own
     {"detail": "text" | [{loc, msg}]}         FastAPI
     """
     if not isinstance(document, dict):
@@ -138,7 +163,7 @@ def read_fields(document: object) -> ErrorFields:
     if isinstance(error, list) and error and isinstance(error[0], str):
         error = error[0]
     if isinstance(error, str):
-        fields = _fields({"message": error, "code": document.get("code")})
+        fields = _fields({"message": error, "code": document.get("code"), "type": document.get("error_type")})
         return replace(fields, estimated_seconds=_seconds(document.get("estimated_time")))
     detail = document.get("detail")
     if detail == "Not Found":
@@ -150,7 +175,27 @@ def read_fields(document: object) -> ErrorFields:
         return _fields(_from_fastapi(detail[0]))
     if isinstance(document.get("message"), str):
         return _fields(document)
+    if isinstance(document.get("Message"), str):
+        return _from_aws(document, document.get("Code") or document.get("ErrorCode"))
     return ErrorFields()
+
+
+def _from_aws(document: Mapping[str, Any], kind: object) -> ErrorFields:
+    """What the model behind an endpoint said, as far as it said anything.
+
+    AWS's own sentences are left out: they name the operator's account and where its logs are.
+    """
+    name = kind.partition(":")[0].rpartition("#")[2] if isinstance(kind, str) else None
+    try:
+        said = read_fields(orjson.loads(document.get("OriginalMessage") or "null"))
+    except orjson.JSONDecodeError:
+        said = ErrorFields()
+    return replace(
+        said,
+        code=said.code or _matching(_CODE, name),
+        status=_status(document.get("OriginalStatusCode")),
+        found=True,
+    )
 
 
 def _from_fastapi(first: Mapping[str, Any]) -> dict[str, object]:

@@ -21,6 +21,7 @@ from shared.providers import (
 )
 from shared.providers.configured_secrets import configured_secrets
 from shared.providers.custom import ProvidersFile, check_base_url, read_providers_file
+from shared.providers.presets import Preset
 from shared.providers.profile import ProviderProfile
 from shared.settings import Settings
 
@@ -46,10 +47,17 @@ BUILT_IN: Final[Mapping[str, ProviderProfile]] = MappingProxyType(
 class Registry:
     """`profiles` is read-only, in the order providers are listed to people."""
 
-    def __init__(self, profiles: Iterable[ProviderProfile], *, with_credential: Iterable[str] = ()) -> None:
+    def __init__(
+        self,
+        profiles: Iterable[ProviderProfile],
+        *,
+        with_credential: Iterable[str] = (),
+        presets: Iterable[Preset] = (),
+    ) -> None:
         self.profiles: Mapping[str, ProviderProfile] = MappingProxyType(
             {profile.id: profile for profile in profiles}
         )
+        self.presets: Mapping[str, Preset] = MappingProxyType({preset.name: preset for preset in presets})
         self._with_credential = frozenset(with_credential)
 
     @classmethod
@@ -57,7 +65,8 @@ class Registry:
         """Raises ProvidersFileInvalid, or ValueError naming a base URL that is none."""
         file = providers_file(settings)
         profiles = [*_built_in(settings, file), *(endpoint.profile() for endpoint in file.endpoint)]
-        return cls(profiles, with_credential=configured_secrets(settings, file, BUILT_IN.values()).keys())
+        keyed = configured_secrets(settings, file, BUILT_IN.values()).keys()
+        return cls(profiles, with_credential=keyed, presets=file.preset)
 
     def get(self, provider_id: str) -> ProviderProfile:
         """Raises NotFound."""

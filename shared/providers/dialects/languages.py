@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from shared.domain.job import JobKind
-from shared.providers.dialect import Dialect
+from shared.providers.dialect import Codec, Dialect
 from shared.providers.dialects.anthropic import chat_as_messages
 from shared.providers.dialects.anthropic.native import native_messages, native_token_count
 from shared.providers.dialects.openai_chat import openai_chat
@@ -39,3 +39,17 @@ ANTHROPIC: Final = Dialect(
         JobKind.RESPONSES: responses_via_chat,
     },
 )
+
+
+def through_chat(name: str, chat: Codec) -> Dialect:
+    """A language with words for chat alone: what can be said as a chat goes that way."""
+    return Dialect(
+        name,
+        {
+            JobKind.CHAT: chat,
+            JobKind.MESSAGES: messages_via_chat,
+            JobKind.COMPLETION: completions_via_chat,
+            JobKind.SUMMARIZATION: summarize_via_chat,
+            JobKind.RESPONSES: responses_via_chat,
+        },
+    )
