@@ -14,7 +14,7 @@ help: ## Show this list
 run: $(VENV)/.runtime ## Start the broker on its embedded default, with nothing else to install
 	@exec $(BIN)/headrace up $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-openai-1/.done ## Run the whole test suite on real servers
+test: $(VENV)/.dev $(VENV)-openai-1/.done $(VENV)-anthropic-0/.done ## Run the whole test suite on real servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos $(ARGS)
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
@@ -38,6 +38,7 @@ lock: $(VENV)/.dev ## Resolve the lock files anew (hashes, no index addresses)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/openai-1.in -o requirements/openai-1.txt $(ARGS)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/anthropic-0.in -o requirements/anthropic-0.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt requirements/build.in -o requirements/build.txt $(ARGS)
 
 clean: ## Remove the virtual environments and caches
@@ -55,6 +56,6 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 	$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-$(VENV)-openai-1/.done: $(VENV)/.runtime requirements/openai-1.txt
-	$(PIP) install --require-hashes --target $(VENV)-openai-1 --upgrade -r requirements/openai-1.txt
+$(VENV)-openai-1/.done $(VENV)-anthropic-0/.done: $(VENV)-%/.done: $(VENV)/.runtime requirements/%.txt
+	$(PIP) install --require-hashes --target $(VENV)-$* --upgrade -r requirements/$*.txt
 	@touch $@

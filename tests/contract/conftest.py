@@ -1,4 +1,4 @@
-"""One broker for all contract tests; both generations of the OpenAI client are its callers."""
+"""One broker for all contract tests; official clients of several kinds are its callers."""
 
 from __future__ import annotations
 
