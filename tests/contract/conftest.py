@@ -17,6 +17,9 @@ from tests.contract.library_provider import LibraryProvider
 from tests.fakes.provider import ScriptedProvider
 from tests.fakes.stack import Stack, start_apart
 
+collect_ignore = ["clients"]
+"""They run in an environment of their own: test_python_clients.py."""
+
 _PROVIDERS_FILE = """
 [[endpoint]]
 id = "echo"
