@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 ARGS ?=
+NODE := tests/contract/node
+NODE_MODULES := $(if $(shell command -v npm 2>/dev/null),$(NODE)/node_modules/.done)
+CLIENTS := $(VENV)-openai-1/.done $(VENV)-anthropic-0/.done $(VENV)-clients/.done $(NODE_MODULES)
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check fmt bench chaos lock clean
@@ -14,7 +17,7 @@ help: ## Show this list
 run: $(VENV)/.runtime ## Start the broker on its embedded default, with nothing else to install
 	@exec $(BIN)/headrace up $(ARGS)
 
-test: $(VENV)/.dev $(VENV)-openai-1/.done $(VENV)-anthropic-0/.done ## Run the whole test suite on real servers
+test: $(VENV)/.dev $(CLIENTS) ## Run the whole test suite on real servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos $(ARGS)
 	$(BIN)/python -m pytest tests/chaos $(ARGS)
 
@@ -39,10 +42,12 @@ lock: $(VENV)/.dev ## Resolve the lock files anew (hashes, no index addresses)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --extra dev -c requirements/runtime.txt pyproject.toml -o requirements/dev.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/openai-1.in -o requirements/openai-1.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/anthropic-0.in -o requirements/anthropic-0.txt $(ARGS)
+	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header requirements/clients.in -o requirements/clients.txt $(ARGS)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header -c requirements/dev.txt requirements/build.in -o requirements/build.txt $(ARGS)
+	$(if $(NODE_MODULES),cd $(NODE) && npm update --package-lock-only --ignore-scripts)
 
 clean: ## Remove the virtual environments and caches
-	rm -rf $(VENV) $(VENV)-* .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VENV)-* $(NODE)/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -58,4 +63,13 @@ $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
 
 $(VENV)-openai-1/.done $(VENV)-anthropic-0/.done: $(VENV)-%/.done: $(VENV)/.runtime requirements/%.txt
 	$(PIP) install --require-hashes --target $(VENV)-$* --upgrade -r requirements/$*.txt
+	@touch $@
+
+$(VENV)-clients/.done: requirements/clients.txt
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/clients.txt
+	@touch $@
+
+$(NODE)/node_modules/.done: $(NODE)/package-lock.json
+	cd $(NODE) && npm ci --ignore-scripts
 	@touch $@

@@ -1,3 +1,13 @@
 from __future__ import annotations
 
+import pytest
+
 pytest_plugins = ["tests.fixtures.servers", "tests.fixtures.provider", "tests.fixtures.stack"]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Says what tests could not try on this machine, by their property `left_out`."""
+    for report in terminalreporter.getreports("passed"):
+        for name, said in report.user_properties:
+            if name == "left_out":
+                terminalreporter.write_line(str(said), yellow=True)
