@@ -1,6 +1,7 @@
 """The scenarios of `anthropic_sdk/` once more, with the last 0.x release of the client.
 
-It took arguments that the 2.x client left behind, and is what most programs still use.
+It still takes arguments that the 2.x client left behind, and lives in a folder of its own as
+`test_openai_sdk_1.py` says.
 """
 
 from __future__ import annotations
@@ -23,4 +24,4 @@ def test_every_scenario_holds_for_the_last_0_x_client(broker: BrokerUnderTest) -
         variables={MAJOR_VARIABLE: "0"},
     )
 
-    assert passed >= 40
+    assert passed >= 113
