@@ -63,8 +63,16 @@ def _asked_as(name: str, profile: ProviderProfile, model: Known, via: Broker) ->
 
 
 def everything(via: Broker) -> Iterator[tuple[str, str, Known]]:
-    """The same, and the aliases."""
+    """The same, and the presets and aliases."""
     yield from names_in(via)
+    served = set(via.providers())
+    for preset in via.registry.presets.values():
+        try:
+            target = resolve(preset.model, via.registry, via.settings.default_provider, via.catalogue)
+        except ModelNotFound:
+            continue
+        if target.provider in served:
+            yield preset.name, target.provider, via.catalogue.of_provider(target.provider, target.model)
     for alias in aliases(via):
         provider, _, name = via.catalogue.aliases[alias].partition("/")
         known = via.catalogue.of_provider(provider, name) or via.catalogue.lists(provider, name)

@@ -155,6 +155,16 @@ async def test_a_preset_is_a_model_on_every_surface(
     assert 50 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
 
 
+async def test_presets_are_listed_as_models(preset_stack: tuple[Stack, ModelServers]) -> None:
+    stack, _ = preset_stack
+    async with stack.client() as client:
+        cards = {card["id"]: card for card in (await client.get("/v1/models")).json()["data"]}
+        found = await client.get("/v1/models/contracts")
+
+    assert cards["contracts"]["owned_by"] == "plain"
+    assert found.json()["id"] == "contracts"
+
+
 async def test_a_preset_continues_a_prompt_and_counts_in_tokens(
     preset_stack: tuple[Stack, ModelServers],
 ) -> None:
