@@ -16,7 +16,7 @@ import asyncio
 import os
 import time
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -25,6 +25,8 @@ from typing import Any
 import orjson
 
 KEPT_WITHOUT_FILE = 10_000
+RECORDED = 200
+"""Calls whose headers and body are kept, with --record."""
 
 
 class Outcome(StrEnum):
@@ -52,8 +54,8 @@ class Call:
     status: int | None = None
     chunks_sent: int = 0
     outcome: Outcome | None = None
-    received: dict[str, Any] | None = None
-    """Headers and body, with --record; never in the file."""
+    received: tuple[Mapping[bytes, bytes], bytes] | None = None
+    """Headers and body, with --record, of the last calls only; never in the file."""
 
     def opening(self) -> dict[str, Any]:
         return {
@@ -99,6 +101,7 @@ class CallLog:
     def __init__(self, path: Path | None = None) -> None:
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644) if path else None
         self._calls: deque[Call] = deque(maxlen=None if path else KEPT_WITHOUT_FILE)
+        self._recorded: deque[Call] = deque()
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
         self._last = 0
         self._tally = Tally(after=0)
@@ -116,6 +119,13 @@ class CallLog:
             os.write(self._file, orjson.dumps({"event": "open"} | call.opening()) + b"\n")
         if self._waiting:
             self._wake()
+
+    def keep(self, call: Call, headers: Mapping[bytes, bytes], body: bytes) -> None:
+        """Remember what `call` received, as long as it is among the last `RECORDED`."""
+        call.received = headers, body
+        self._recorded.append(call)
+        if len(self._recorded) > RECORDED:
+            self._recorded.popleft().received = None
 
     def close(self, call: Call, outcome: Outcome) -> None:
         call.close_at = time.time()
@@ -150,10 +160,11 @@ class CallLog:
     def clear(self) -> None:
         """Forget the calls so far, those still open included; the file keeps them."""
         self._calls.clear()
+        self._recorded.clear()
         self._tally = Tally(after=self._last)
 
     def calls(self) -> list[dict[str, Any]]:
-        return [call.whole() | {"received": call.received} for call in self._calls]
+        return [call.whole() | {"received": _received(call)} for call in self._calls]
 
     def stats(self) -> dict[str, Any]:
         tally = self._tally
@@ -176,3 +187,14 @@ class CallLog:
         for reached, future in self._waiting:
             if not future.done() and reached():
                 future.set_result(None)
+
+
+def _received(call: Call) -> dict[str, Any] | None:
+    if call.received is None:
+        return None
+    headers, raw = call.received
+    try:
+        body = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        body = None
+    return {"headers": {k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()}, "body": body}

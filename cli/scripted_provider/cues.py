@@ -113,7 +113,7 @@ class Cue:
     """Message of an error reply or frame; alone it means status 500."""
     error_code: str | None = None
     """Code of an OpenAI error, type of an Anthropic one; alone it means status 500."""
-    golden: str | None = None
+    golden: Annotated[str, Field(pattern=r"^[a-z0-9_.]+$")] | None = None
     """Answer with the file of that name from the golden folder of the provider that the path names,
     `.json` or, where the call streams, `.sse`; needs --golden."""
     pending: Count = 0

@@ -7,9 +7,9 @@ from typing import Any, Protocol
 class BadPrompt(Exception):
     """The body is not a request of this dialect. `parameter` names the field at fault."""
 
-    def __init__(self, message: str, *, parameter: str | None = None) -> None:
+    def __init__(self, message: str, *, parameter: str | None = None, status: int = 400) -> None:
         super().__init__(message)
-        self.message, self.parameter = message, parameter
+        self.message, self.parameter, self.status = message, parameter, status
 
 
 class Chunk(bytes):

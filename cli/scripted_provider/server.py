@@ -15,7 +15,6 @@ import struct
 from collections import deque
 from collections.abc import Coroutine
 from dataclasses import dataclass, field, replace
-from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,7 +28,7 @@ from cli.scripted_provider.control import control
 from cli.scripted_provider.cues import BadCue, Cue, CueSheet, split_directive
 from cli.scripted_provider.delivery import deliver
 from cli.scripted_provider.dialect import BadPrompt, Chunk, Dialect, Prompt
-from cli.scripted_provider.manners import MANNERS, Mannered
+from cli.scripted_provider.manners import MANNERS, Mannered, NotThere, spoken
 from cli.scripted_provider.replies import EVENTS, JSON, LAST_CHUNK, WallClock, chunked, render_head
 from cli.scripted_provider.staging import Ending, Scene, stage
 
@@ -47,6 +46,7 @@ _DIALECTS: dict[str, Dialect] = {
     "/pipeline/summarization": endpoints.Summarization(),
 }
 """By the end of the path; the first that fits."""
+_SPOKEN = spoken(_DIALECTS)
 _NO_CREDENTIAL = "No credential: send an Authorization or x-api-key header."
 
 
@@ -201,8 +201,7 @@ class Connection(asyncio.Protocol):
         if request.method == "POST":
             for suffix, dialect in _DIALECTS.items():
                 if path.endswith(suffix):
-                    provider = path[1 : path.find("/", 1)]
-                    self._answer(request, _mannered(suffix, provider) if provider in MANNERS else dialect)
+                    self._answer(request, _SPOKEN.get((_first_segment(path), suffix), dialect))
                     return
         promised = self._provider.pending.get(path.rpartition("/status/")[2])
         if request.method == "GET" and promised is not None:
@@ -230,6 +229,8 @@ class Connection(asyncio.Protocol):
             cue=None,
             open_at=now,
         )
+        if provider.records:
+            provider.log.keep(call, headers, request.body)
         try:
             prompt, cue = self._read(request, dialect)
         except Refused as refusal:
@@ -245,11 +246,6 @@ class Connection(asyncio.Protocol):
             self._send_whole(_plain_reply(refusal.status, body, date, dialect.render_headers(request_id)))
             return
 
-        if provider.records:
-            call.received = {
-                "headers": {k.decode("latin-1"): v.decode("latin-1") for k, v in headers.items()},
-                "body": orjson.loads(request.body),
-            }
         call.model, call.stream, call.cue = prompt.model, prompt.stream, (cue.label or None) if cue else None
         self._open(call)
         answer = compose(prompt, cue, token=call.job or f"{number:08d}", created=second)
@@ -259,7 +255,7 @@ class Connection(asyncio.Protocol):
             self._send_whole(self._promise(promise, call))
             return
         if cue is not None and cue.golden is not None:
-            cue = self._golden(cue, request.path, stream=prompt.stream)
+            cue = self._golden(cue, cue.golden, request.path, stream=prompt.stream)
         if cue is not None and not cue.shapes_answer_only:
             scene = stage(
                 cue, answer, dialect=dialect, stream=prompt.stream, request_id=request_id, date=date
@@ -292,7 +288,7 @@ class Connection(asyncio.Protocol):
         try:
             prompt = dialect.read_prompt(body)
         except BadPrompt as exc:
-            raise Refused(400, exc.message, parameter=exc.parameter) from exc
+            raise Refused(exc.status, exc.message, parameter=exc.parameter) from exc
         directive, text = split_directive(prompt.text)
         if directive is not None:
             prompt = replace(prompt, text=text)
@@ -304,13 +300,18 @@ class Connection(asyncio.Protocol):
             raise Refused(400, f"Bad cue: {exc}") from exc
         return prompt, cue
 
-    def _golden(self, cue: Cue, path: str, *, stream: bool) -> Cue:
-        folder = self._provider.golden
-        if folder is None or cue.golden is None:
+    def _golden(self, cue: Cue, name: str, path: str, *, stream: bool) -> Cue:
+        """The cue with the file's bytes as its body, or with a 400 that says why there are none."""
+        folder, provider = self._provider.golden, _first_segment(path)
+        if folder is None:
             return replace(cue, golden=None, status=400, error_message="Golden bodies need --golden.")
-        suffix = ".sse" if stream and not cue.golden.endswith(".error") else ".json"
-        file = folder / path[1 : path.find("/", 1)] / (cue.golden + suffix)
-        return replace(cue, golden=None, body=file.read_text(encoding="utf-8"))
+        suffix = ".sse" if stream and not name.endswith(".error") else ".json"
+        try:
+            body = (folder / provider / (name + suffix)).read_bytes().decode()
+        except FileNotFoundError:
+            complaint = f"There is no golden {name}{suffix} of {provider!r}."
+            return replace(cue, golden=None, status=400, error_message=complaint)
+        return replace(cue, golden=None, body=body)
 
     def _promise(self, request_id: str, call: Call | None) -> bytes:
         if call is not None:
@@ -329,13 +330,21 @@ class Connection(asyncio.Protocol):
     def _list_models(self, request: Request, model: str) -> None:
         _, second, date = self._provider.clock.read()
         dialect: Dialect = anthropic if b"anthropic-version" in request.headers else openai
-        request_id, status = b"req_models", 200
+        manner = MANNERS.get(_first_segment(request.path))
+        if manner is not None:
+            dialect = (Mannered if manner.lists_models else NotThere)(manner.dialect, manner)
+        request_id, refused = b"req_models", None
         if not (request.headers.get(b"authorization") or request.headers.get(b"x-api-key")):
-            status = 401
+            refused = Refused(401, _NO_CREDENTIAL)
+        elif isinstance(dialect, NotThere):
+            refused = Refused(404, "There is no such path.")
+        if refused is not None:
+            status = refused.status
             body = dialect.render_error(
-                status=status, message=_NO_CREDENTIAL, code=None, parameter=None, request_id=request_id
+                status=status, message=refused.message, code=None, parameter=None, request_id=request_id
             )
         else:
+            status = 200
             body = dialect.render_model(model, second) if model else dialect.render_models(second)
         self._send_whole(_plain_reply(status, body, date, dialect.render_headers(request_id)))
 
@@ -431,9 +440,8 @@ class Connection(asyncio.Protocol):
         self._transport.abort()
 
 
-@cache
-def _mannered(suffix: str, provider: str) -> Dialect:
-    return Mannered(_DIALECTS[suffix], MANNERS[provider])
+def _first_segment(path: str) -> str:
+    return path[1 : path.find("/", 1)]
 
 
 def _plain_reply(status: int, body: bytes, date: bytes, provider_headers: bytes) -> bytes:
