@@ -219,11 +219,13 @@ def read_usage(usage: object) -> Usage | None:
         return None
     prompt_details = usage.get("prompt_tokens_details")
     completion_details = usage.get("completion_tokens_details")
+    reasoning = _count(completion_details, "reasoning_tokens") if completion_details else 0
+    # xAI counts what was reasoned beside the completion, not within it, and bills both: its sum tells.
+    # docs.x.ai/docs/key-information/consumption-and-rate-limits; payloads in vercel/ai pull 12425 (2026-02).
+    if reasoning and _count(usage, "total_tokens") == prompt + completion + reasoning:
+        completion += reasoning
     return Usage(
-        prompt,
-        completion,
-        _count(prompt_details, "cached_tokens") if prompt_details else 0,
-        _count(completion_details, "reasoning_tokens") if completion_details else 0,
+        prompt, completion, _count(prompt_details, "cached_tokens") if prompt_details else 0, reasoning
     )
 
 

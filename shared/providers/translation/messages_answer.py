@@ -11,6 +11,7 @@ import orjson
 from shared.domain.job import JobKind
 from shared.errors import ProviderAnswerInvalid
 from shared.providers.dialect import Call
+from shared.providers.dialects.openai_chat import read_usage
 from shared.providers.tokens import tokens_of_body, tokens_of_chars
 
 Block = dict[str, Any]
@@ -92,21 +93,20 @@ def stop_reason(finish_reason: object, *, refused: bool, called: bool) -> str:
 
 def usage_of(usage: object) -> dict[str, Any] | None:
     """Anthropic's input_tokens leaves out what the cache took part in; OpenAI's prompt_tokens has it all."""
-    if not isinstance(usage, dict):
+    read = read_usage(usage)
+    if read is None or not isinstance(usage, dict):
         return None
-    prompt, output = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
-    if not prompt and not output:
-        return None
-    cached = min(_count(usage.get("prompt_tokens_details"), "cached_tokens"), prompt)
+    prompt = read.prompt_tokens
+    cached = min(read.cached_tokens, prompt)
     written = min(_count(usage.get("prompt_tokens_details"), "cache_write_tokens"), prompt - cached)
     counts: dict[str, Any] = {
         "input_tokens": prompt - cached - written,
         "cache_creation_input_tokens": written,
         "cache_read_input_tokens": cached,
-        "output_tokens": output,
+        "output_tokens": read.completion_tokens,
     }
-    if thinking := _count(usage.get("completion_tokens_details"), "reasoning_tokens"):
-        counts["output_tokens_details"] = {"thinking_tokens": thinking}
+    if read.reasoning_tokens:
+        counts["output_tokens_details"] = {"thinking_tokens": read.reasoning_tokens}
     return counts
 
 

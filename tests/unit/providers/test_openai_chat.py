@@ -15,7 +15,7 @@ from shared.errors import (
     ProviderRateLimited,
     ProviderUnavailable,
 )
-from shared.providers.dialects.openai_chat import openai_chat
+from shared.providers.dialects.openai_chat import openai_chat, read_usage
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent
 from tests.unit.providers.support import (
@@ -148,6 +148,18 @@ def test_an_error_that_came_with_status_200_is_an_error() -> None:
 
     with pytest.raises(ProviderRateLimited):
         openai_chat.decode(body, a_call(OPENAI, GPT))
+
+
+@pytest.mark.parametrize(("total", "completion"), [(135, 103), (41, 9), (0, 9)])
+def test_reasoning_that_is_counted_beside_the_completion_is_counted_in(total: int, completion: int) -> None:
+    usage = {
+        "prompt_tokens": 32,
+        "completion_tokens": 9,
+        "total_tokens": total,
+        "completion_tokens_details": {"reasoning_tokens": 94},
+    }
+
+    assert read_usage(usage) == Usage(32, completion, 0, 94)
 
 
 @pytest.mark.parametrize(
