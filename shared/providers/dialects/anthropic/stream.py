@@ -101,6 +101,9 @@ class AnthropicStream:
         if kind == "message_stop":
             self.finished = True
             return [self._usage_chunk()] if self._include_usage and self._head else []
+        if type(kind) is not str:
+            # Passed over, it would be a piece of the answer that nobody misses.
+            raise self._invalid("has no type")
         return []
 
     def end(self) -> list[bytes]:
