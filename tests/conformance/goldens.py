@@ -1,20 +1,55 @@
-"""Bodies in the form of one provider: tests/golden/<id>/, and what has to be in there."""
+"""Bodies in the form of one provider: tests/golden/<id>/, and what has to be in there.
+
+README.md                    where the forms were read, and when
+text.json, text.sse          one answer, plain and streamed
+tools.*, reasoning.*         the same with calls of tools; with reasoning
+usage.json                   what each of these used, as a `Usage`
+limits.json                  headers, and the `Limits` they mean at `NOW`; {} where none are told
+embeddings.json, rerank.json, summarization.json, models.json
+error_in_stream.sse          a stream that breaks, where it does so in a way of its own
+<what>.<status>.error.json   bodies of errors; `MEANS` lists what
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
 import orjson
 
 from shared.domain.job import JobKind, Target
+from shared.domain.usage import Usage
+from shared.errors import (
+    ProviderCredentialRefused,
+    ProviderError,
+    ProviderRateLimited,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from shared.providers.dialect import Call
 from shared.providers.profile import Capability, ProviderProfile
 from shared.providers.sse_reader import SseReader
 
 ROOT: Final = Path(__file__).parents[1] / "golden"
+NOW: Final = datetime(2026, 1, 1, tzinfo=UTC)
+MEANS: Final[dict[str, type[ProviderError]]] = {
+    "bad_request": ProviderRejected,
+    "context_length": ProviderRejected,
+    "old_form": ProviderRejected,
+    "unknown_model": ProviderRejected,
+    "moderation": ProviderRejected,
+    "invalid_key": ProviderCredentialRefused,
+    "out_of_credit": ProviderCredentialRefused,
+    "insufficient_quota": ProviderCredentialRefused,
+    "in_flight_budget": ProviderRateLimited,
+    "rate_limit": ProviderRateLimited,
+    "server_error": ProviderUnavailable,
+}
+"""What an error of that name has to become."""
+NEEDED_ERRORS: Final = frozenset({"invalid_key", "server_error"})
 _ERROR: Final = re.compile(r"(?P<stem>[a-z_]+)\.(?P<status>\d{3})\.error\.json\Z")
 
 
@@ -29,7 +64,7 @@ class GoldenError:
 
 def missing(profile: ProviderProfile) -> list[str]:
     """The files that a provider with these capabilities still needs."""
-    needed = ["README.md", "text.json", "text.sse"]
+    needed = ["README.md", "text.json", "text.sse", "usage.json", "limits.json"]
     if Capability.FUNCTION_CALLING in profile.capabilities:
         needed += ["tools.json", "tools.sse"]
     if Capability.EMBEDDINGS in profile.capabilities:
@@ -42,7 +77,22 @@ def missing(profile: ProviderProfile) -> list[str]:
         needed.append("models.json")
     folder = ROOT / profile.id
     lacking = [name for name in needed if not (folder / name).is_file()]
-    return lacking if errors(profile) else [*lacking, "<what>.<status>.error.json"]
+    told = {golden.stem for golden in errors(profile)}
+    return [*lacking, *(f"{what}.<status>.error.json" for what in sorted(NEEDED_ERRORS - told))]
+
+
+def usage(profile: ProviderProfile) -> Usage:
+    return Usage(**orjson.loads(read(profile, "usage.json")))
+
+
+def answers(profile: ProviderProfile) -> list[str]:
+    """The names of the answers that are there plain and streamed."""
+    folder = ROOT / profile.id
+    return [
+        name
+        for name in ("text", "tools", "reasoning")
+        if (folder / f"{name}.json").is_file() and (folder / f"{name}.sse").is_file()
+    ]
 
 
 def errors(profile: ProviderProfile) -> list[GoldenError]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import orjson
 
@@ -39,12 +40,21 @@ class Heard:
 
 
 class Caller:
-    """Calls `profile` at the scripted provider."""
+    """Calls `profile` at the scripted provider, or at `url`."""
 
-    def __init__(self, profile: ProviderProfile, provider: ScriptedProvider) -> None:
+    def __init__(self, profile: ProviderProfile, provider: ScriptedProvider, *, url: str = "") -> None:
         v1 = "" if profile.models_path.startswith("/v1/") else "/v1"
-        self.profile = profile.with_base_url(f"{provider.url}/{profile.id}{v1}")
+        self.profile = profile.with_base_url(url or f"{provider.url}/{profile.id}{v1}")
         self.provider = provider
+
+    @classmethod
+    def as_hosted(cls, profile: ProviderProfile, provider: ScriptedProvider) -> Caller:
+        """With the provider's own base URLs, each kind's its own, moved below the scripted provider's."""
+        caller = cls(profile, provider)
+        urls = {kind: _moved(url, profile, provider) for kind, url in profile.bases.items()}
+        base = _moved(profile.base_url, profile, provider)
+        caller.profile = replace(profile, base_url=base, bases=urls)
+        return caller
 
     async def call(
         self,
@@ -84,9 +94,12 @@ class Caller:
         heard.body = orjson.loads(completed.body) if completed.body else {}
         return heard
 
-    async def say(self, text: str, *, stream: bool = False, **options: Any) -> Heard:
+    async def say(
+        self, text: str, *, stream: bool = False, of: str = "scripted-model", **options: Any
+    ) -> Heard:
+        """A chat with the model `of`."""
         messages = [{"role": "user", "content": text}]
-        return await self.call(body={"messages": messages, **options}, stream=stream)
+        return await self.call(body={"model": of, "messages": messages, **options}, stream=stream)
 
     async def script(self, *, stream: bool = False, settings: ProviderSettings = CALM, **cue: Any) -> Heard:
         """A call that the provider answers as the cue says."""
@@ -94,7 +107,7 @@ class Caller:
         return await self.call(body={"messages": messages}, stream=stream, settings=settings)
 
     def job(self, kind: JobKind, body: dict[str, Any] | None, *, stream: bool) -> Job:
-        document = {"model": "scripted-model", **(body or goldens.BODIES[kind])}
+        document: dict[str, Any] = {"model": "scripted-model", **(body or goldens.BODIES[kind])}
         if stream:
             document["stream"] = True
         return Job(
@@ -105,9 +118,13 @@ class Caller:
             account=AccountId("acc_a"),
             api_key=ApiKeyId("key_a"),
             request_id=RequestId("req_conformance"),
-            plan=(Target(self.profile.id, "scripted-model"),),
+            plan=(Target(self.profile.id, document["model"]),),
             stream=stream,
             include_usage=True,
             budget_ms=60_000,
             body=orjson.dumps(document),
         )
+
+
+def _moved(url: str, profile: ProviderProfile, provider: ScriptedProvider) -> str:
+    return f"{provider.url}/{profile.id}{urlsplit(url).path}"

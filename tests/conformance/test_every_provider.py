@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+from collections.abc import Iterator
 from typing import Any, Final
 
 import orjson
@@ -25,7 +28,6 @@ from shared.providers.profile import Capability
 from shared.providers.registry import BUILT_IN
 from tests.conformance import goldens
 from tests.conformance.live import HASTY, Caller
-from tests.conformance.test_golden_bodies import NOW
 from tests.fakes.provider import CallRecord, ScriptedProvider
 
 TOOL: Final = {
@@ -39,6 +41,27 @@ TWO_CALLS: Final = [
     {"name": "get_weather", "arguments": {"city": "Paris, 巴黎"}},
     {"name": "get_weather", "arguments": {"city": "Rome"}},
 ]
+
+
+PATHS: Final[dict[JobKind, set[str]]] = {
+    JobKind.CHAT: {
+        "/openai/v1/chat/completions",
+        "/anthropic/v1/messages",
+        "/deepseek/chat/completions",
+        "/openrouter/api/v1/chat/completions",
+        "/perplexity/chat/completions",
+        "/huggingface/v1/chat/completions",
+    },
+    JobKind.COMPLETION: {"/deepseek/beta/completions", "/openrouter/api/v1/completions"},
+    JobKind.EMBEDDINGS: {
+        "/perplexity/v1/embeddings",
+        "/huggingface/hf-inference/models/scripted-model/pipeline/feature-extraction",
+    },
+    JobKind.RERANK: {"/nvidia_nim/v1/retrieval/scripted-model/reranking", "/openrouter/api/v1/rerank"},
+    JobKind.SUMMARIZATION: {"/huggingface/hf-inference/models/scripted-model/pipeline/summarization"},
+    JobKind.COUNT_TOKENS: {"/anthropic/v1/messages/count_tokens"},
+}
+"""Where providers have it that have no /v1, or more than one origin."""
 
 
 @pytest.fixture(params=list(BUILT_IN.values()), ids=list(BUILT_IN))
@@ -111,6 +134,8 @@ async def test_tools_are_called_in_parallel(caller: Caller, stream: bool) -> Non
         ({"status": 502}, ProviderUnavailable, 502, True, True),
         ({"status": 503}, ProviderUnavailable, 503, True, True),
         ({"status": 504}, ProviderUnavailable, 502, True, True),
+        ({"status": 408}, ProviderUnavailable, 502, True, True),
+        ({"status": 409}, ProviderError, 502, False, False),
         ({"status": 400, "error_code": "content_filter"}, ProviderRejected, 400, False, False),
     ],
     ids=str,
@@ -132,6 +157,11 @@ async def test_each_row_of_the_mapping_table(
     assert (error.status, error.retryable, kind.counts_for_breaker) == (status, retryable, counts)
     assert error.details["provider"] == caller.profile.id
     assert error.details["provider_status"] == cue["status"]
+    assert error.code
+    if kind is not ProviderRejected:
+        assert error.code == kind.code
+    elif "error_code" in cue:
+        assert error.code in {cue["error_code"], kind.code}, "Anthropic's errors have a type alone"
 
 
 async def test_its_wish_to_wait_is_heard(caller: Caller) -> None:
@@ -171,15 +201,60 @@ async def test_each_phase_has_its_clock(
     assert (await only_call(caller)).outcome == "client_closed"
 
 
-async def test_a_cancelled_call_closes_its_connection(caller: Caller) -> None:
-    task = asyncio.create_task(caller.script(stream=True, hang="mid_stream"))
+@pytest.fixture
+def full_backlog() -> Iterator[int]:
+    """The port of a socket on which connection attempts are left without an answer."""
+    with contextlib.ExitStack() as sockets:
+        listener = sockets.enter_context(socket.socket())
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            one = sockets.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+async def test_the_phase_of_connecting_has_its_clock(caller: Caller, full_backlog: int) -> None:
+    nowhere = Caller(caller.profile, caller.provider, url=f"http://127.0.0.1:{full_backlog}/v1")
+
+    heard = await nowhere.call(settings=HASTY)
+
+    assert isinstance(heard.error, ProviderTimeout)
+    assert "connected" in heard.error.message
+    assert not heard.progress.sent
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_a_provider_that_is_not_there_or_speaks_no_tls(caller: Caller, scheme: str) -> None:
+    at = caller.provider.url.removeprefix("http://") if scheme == "https" else "127.0.0.1:1"
+    nowhere = Caller(caller.profile, caller.provider, url=f"{scheme}://{at}/v1")
+
+    heard = await nowhere.call()
+
+    assert type(heard.error) is ProviderUnavailable
+    assert (heard.error.status, heard.error.retryable) == (502, True)
+    assert "127.0.0.1" not in heard.error.message
+    assert not heard.progress.sent
+
+
+@pytest.mark.parametrize(
+    ("cue", "stream"),
+    [({"hang": "before_headers"}, False), ({"hang": "mid_stream"}, False), ({"hang": "mid_stream"}, True)],
+    ids=str,
+)
+async def test_a_cancelled_call_closes_its_connection_within_a_second(
+    caller: Caller, cue: dict[str, Any], stream: bool
+) -> None:
+    task = asyncio.create_task(caller.script(stream=stream, **cue))
     await caller.provider.calls(opened=1)
 
-    task.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await task
+    async with asyncio.timeout(1):
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        call = await only_call(caller)
 
-    call = await only_call(caller)
     assert call.outcome == "client_closed"
 
 
@@ -202,6 +277,32 @@ async def test_an_answer_cut_short_is_never_whole(caller: Caller, cue: dict[str,
     assert heard.body == {}
 
 
+async def test_a_stream_without_its_last_frame_is_whole_once_it_said_why_it_ended(caller: Caller) -> None:
+    heard = await caller.script(stream=True, no_done=True)
+
+    assert heard.error is None
+    assert goldens.assembled(heard.events)["content"] == "You said: Hello"
+    assert heard.progress.finish_reason == "stop"
+
+
+async def test_a_stream_that_ends_before_it_said_why_is_cut_short(caller: Caller) -> None:
+    frames = goldens.read(caller.profile, "text.sse").decode().split("\n\n")
+
+    heard = await caller.script(stream=True, body="\n\n".join(frames[: len(frames) // 2]) + "\n\n")
+
+    assert type(heard.error) is ProviderUnavailable
+    assert heard.events
+    assert heard.progress.finish_reason is None
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_filtered_answer_is_an_answer_that_says_so(caller: Caller, stream: bool) -> None:
+    heard = await caller.script(stream=stream, finish_reason="content_filter")
+
+    assert heard.error is None
+    assert heard.progress.finish_reason == "content_filter"
+
+
 @pytest.mark.parametrize(
     ("cue", "stream"),
     [
@@ -210,12 +311,16 @@ async def test_an_answer_cut_short_is_never_whole(caller: Caller, cue: dict[str,
         ({"garbage": "truncated_json"}, False),
         ({"garbage": "truncated_json"}, True),
         ({"garbage": "wrong_schema"}, False),
+        ({"garbage": "wrong_schema"}, True),
         ({"garbage": "invalid_utf8"}, False),
+        ({"garbage": "invalid_utf8"}, True),
         ({"garbage": "nan"}, False),
+        ({"garbage": "nan"}, True),
         ({"garbage": "bad_sse"}, False),
         ({"huge_body_mb": 1}, False),
         ({"huge_body_mb": 2}, True),
         ({"huge_header_kb": 100}, False),
+        ({"huge_header_kb": 100}, True),
         ({"gzip_bomb_mb": 5}, False),
     ],
     ids=str,
@@ -227,6 +332,13 @@ async def test_garbage_and_floods_are_no_answer(caller: Caller, cue: dict[str, A
     assert heard.error.status == 502
 
 
+async def test_a_stream_that_is_packed_unasked_is_not_unpacked(caller: Caller) -> None:
+    heard = await caller.script(stream=True, gzip_bomb_mb=5)
+
+    assert isinstance(heard.error, ProviderUnavailable | ProviderAnswerInvalid)
+    assert heard.events == []
+
+
 async def test_a_redirect_is_not_followed(caller: Caller) -> None:
     heard = await caller.script(redirect=f"{caller.provider.url}/elsewhere/chat/completions")
 
@@ -235,15 +347,14 @@ async def test_a_redirect_is_not_followed(caller: Caller) -> None:
     assert len(await caller.provider.calls(closed=1)) == 1
 
 
-async def test_its_limits_are_told_in_headers_we_read(caller: Caller) -> None:
+async def test_it_tells_limits_as_in_its_golden_headers(caller: Caller) -> None:
     heard = await caller.say("Hello")
 
-    limits = read_limits({k.lower(): v for k, v in heard.progress.headers.items()}, NOW)
-    if caller.profile.id in {"openai", "anthropic", "xai", "openrouter"}:
-        assert limits is not None
-        assert limits.requests is not None
-        assert limits.requests.limit is not None
-        assert limits.requests.remaining == limits.requests.limit - 1
+    limits = read_limits({k.lower(): v for k, v in heard.progress.headers.items()}, goldens.NOW)
+    told = limits.to_fields() if limits else {}
+    means = orjson.loads(goldens.read(caller.profile, "limits.json"))["means"]
+    assert means.keys() <= told.keys()
+    assert all(told[subject]["remaining"] < told[subject]["limit"] for subject in means)
 
 
 @pytest.mark.parametrize("encoding", ["float", "base64"])
@@ -309,6 +420,31 @@ async def test_anthropics_messages(caller: Caller, stream: bool) -> None:
         assert heard.body["stop_reason"] == "end_turn"
 
 
+async def test_a_count_of_tokens(caller: Caller) -> None:
+    heard = await caller.call(JobKind.COUNT_TOKENS)
+
+    if not caller.profile.serves(JobKind.COUNT_TOKENS):
+        assert isinstance(heard.error, InvalidRequest)
+        assert (heard.error.status, heard.error.code) == (400, "unsupported_by_provider")
+        return
+    assert heard.error is None
+    assert heard.body == {"input_tokens": 2}
+
+
+@pytest.mark.parametrize("kind", list(JobKind), ids=str)
+async def test_each_kind_goes_to_the_path_where_the_provider_has_it(
+    provider: ScriptedProvider, kind: JobKind
+) -> None:
+    for profile in BUILT_IN.values():
+        hosted = Caller.as_hosted(profile, provider)
+        if profile.serves(kind):
+            heard = await hosted.call(kind)
+            assert heard.error is None, (profile.id, heard.error)
+    paths = {call.path for call in await provider.calls()}
+
+    assert paths >= PATHS.get(kind, set())
+
+
 @pytest.mark.parametrize("stream", [False, True])
 async def test_openais_responses(caller: Caller, stream: bool) -> None:
     heard = await caller.call(JobKind.RESPONSES, stream=stream)
@@ -369,11 +505,16 @@ async def test_options_of_one_provider_reach_it_in_its_own_form(
     assert not gone & received["body"].keys()
 
 
-async def test_a_partner_before_a_repository_goes_behind_it_on_hugging_faces_router() -> None:
-    assert BUILT_IN["huggingface"].model_name("together/deepseek-ai/DeepSeek-R1") == (
-        "deepseek-ai/DeepSeek-R1:together"
-    )
-    assert BUILT_IN["huggingface"].model_name("deepseek-ai/DeepSeek-R1") == "deepseek-ai/DeepSeek-R1"
+async def test_a_partner_before_a_repository_goes_behind_it_on_hugging_faces_router(
+    provider: ScriptedProvider,
+) -> None:
+    caller = Caller(BUILT_IN["huggingface"], provider)
+
+    await caller.say("Hello", of="together/deepseek-ai/DeepSeek-R1")
+    await caller.say("Hello", of="deepseek-ai/DeepSeek-R1")
+
+    calls = await provider.calls(closed=2)
+    assert [call.model for call in calls] == ["deepseek-ai/DeepSeek-R1:together", "deepseek-ai/DeepSeek-R1"]
 
 
 async def test_parameters_we_do_not_know_pass(caller: Caller) -> None:
@@ -397,14 +538,26 @@ async def test_an_answer_promised_with_202_is_asked_after(provider: ScriptedProv
     assert other.error.status == 502
 
 
-async def test_golden_bodies_over_the_wire(caller: Caller) -> None:
-    plain = await caller.script(golden="text")
-    streamed = await caller.script(golden="text", stream=True)
+async def test_golden_answers_over_the_wire(caller: Caller) -> None:
+    for name in goldens.answers(caller.profile):
+        plain = await caller.script(golden=name)
+        streamed = await caller.script(golden=name, stream=True)
 
-    assert plain.error is None
-    assert streamed.error is None
-    said = goldens.plain_message(orjson.dumps(plain.body))
-    assert goldens.assembled(streamed.events)["content"] == said["content"]
+        assert plain.error is None, name
+        assert streamed.error is None, name
+        said = goldens.plain_message(orjson.dumps(plain.body))
+        reason = said.pop("finish_reason")
+        assert goldens.assembled(streamed.events) == said, name
+        assert streamed.progress.finish_reason == plain.progress.finish_reason == reason, name
+        assert streamed.progress.usage == plain.progress.usage == goldens.usage(caller.profile), name
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_golden_errors_over_the_wire(caller: Caller, stream: bool) -> None:
     for golden in goldens.errors(caller.profile):
-        failed = await caller.script(status=golden.status, golden=f"{golden.stem}.{golden.status}.error")
-        assert isinstance(failed.error, ProviderError), golden.stem
+        name = f"{golden.stem}.{golden.status}.error"
+
+        failed = await caller.script(stream=stream, status=golden.status, golden=name)
+
+        assert type(failed.error) is goldens.MEANS[golden.stem], name
+        assert failed.error.provider_status == golden.status

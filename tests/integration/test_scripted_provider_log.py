@@ -127,7 +127,8 @@ async def test_a_delay_for_all_holds_every_reply(tmp_path: Path) -> None:
         provider.stop()
 
     assert call.close_at is not None
-    assert call.close_at - call.open_at >= 0.03
+    # The loop counts from when it woke up, which may be a few ms before the call was opened.
+    assert call.close_at - call.open_at >= 0.02
 
 
 async def test_health_needs_no_credential(provider: ScriptedProvider) -> None:

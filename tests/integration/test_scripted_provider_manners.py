@@ -29,8 +29,8 @@ async def ask(client: httpx.AsyncClient, name: str, cue: str = "{}", **body: Any
     return await client.post(path, json={**CHAT, **body}, headers={"x-script": cue})
 
 
-def test_every_built_in_provider_has_a_manner() -> None:
-    assert MANNERS.keys() == BUILT_IN.keys()
+def test_every_manner_is_one_of_a_provider() -> None:
+    assert MANNERS.keys() <= BUILT_IN.keys()
 
 
 @pytest.mark.parametrize(
