@@ -467,6 +467,7 @@ ASSISTANT = {"role": "assistant"}
         ({"tools": [TOOL, {"type": "function"}]}, "tools[1].function"),
         ({"tools": "x"}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice"),
         ({"tools": [TOOL], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
         ({"messages": None}, "messages"),
         ({"messages": []}, "messages"),

@@ -230,7 +230,7 @@ def _tools(request: Fields) -> Fields:
     choice = request.pop("tool_choice", None)
     parallel = request.pop("parallel_tool_calls", None)
     if not tools:
-        if choice not in {None, "auto", "none"}:
+        if choice not in (None, "auto", "none"):
             raise not_carried_over("tool_choice", "needs tools.")
         return {}
     if not isinstance(tools, list):
