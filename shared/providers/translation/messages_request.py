@@ -11,6 +11,7 @@ from shared.providers.dialects.anthropic.wanted_api import BETA, VERSION
 from shared.providers.dialects.openai_chat import parse_request
 from shared.providers.not_carried_over import not_carried_over
 from shared.providers.profile import Capability, ProviderProfile
+from shared.providers.translation.earlier_reasoning import reads_reasoning
 from shared.providers.translation.messages_turns import conversation
 
 Fields = dict[str, Any]
@@ -33,8 +34,6 @@ _OPENAI_MAX_USER_CHARS: Final = 64
 
 _TAKE_TOP_K: Final = frozenset({"openrouter", "litellm", "nvidia_nim", "perplexity", "huggingface"})
 """Providers with a `top_k` beside OpenAI's parameters; self-hosted servers such as vLLM have it too."""
-_TAKE_REASONING: Final = frozenset({"deepseek", "litellm", "openrouter"})
-"""Providers that read `reasoning_content` of earlier turns; OpenAI refuses a message that has it."""
 
 _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
@@ -43,10 +42,11 @@ def chat_request(call: Call) -> Fields:
     """Raises InvalidRequest (400) that names what cannot be said."""
     profile = call.profile
     request = {name: value for name, value in parse_request(call.body).items() if value is not None}
-    reads_reasoning = profile.self_hosted or profile.id in _TAKE_REASONING
     chat: Fields = {
         "messages": conversation(
-            request.pop("system", None), request.pop("messages", None), with_reasoning=reads_reasoning
+            request.pop("system", None),
+            request.pop("messages", None),
+            with_reasoning=reads_reasoning(profile),
         )
     }
     chat |= _max_tokens(request, profile) | _sampling(request, profile) | _tools(request)

@@ -15,6 +15,7 @@ from typing import Any, Final
 from shared.providers.dialect import Call
 from shared.providers.dialects.openai_chat import parse_request
 from shared.providers.not_carried_over import not_carried_over
+from shared.providers.translation.earlier_reasoning import reads_reasoning
 from shared.providers.translation.responses_input import to_messages
 
 Fields = dict[str, Any]
@@ -69,8 +70,6 @@ _INCLUDED: Final = frozenset({_LOGPROBS, "message.input_image.image_url"})
 """What `include` can ask for: the second is always there."""
 _ROOT: Final = re.compile(r"[.\[]")
 _TOOL_HINTS: Final = frozenset({"allowed_callers", "output_schema"})
-_REFUSES_REASONING: Final = frozenset({"openai"})
-"""Providers that answer 400 to `reasoning_content` in a message; others ignore it, or need it back."""
 
 
 def to_chat(call: Call) -> Fields:
@@ -86,7 +85,7 @@ def to_chat(call: Call) -> Fields:
     chat["messages"] = to_messages(
         request.get("instructions"),
         request.get("input"),
-        with_reasoning=call.profile.id not in _REFUSES_REASONING,
+        with_reasoning=reads_reasoning(call.profile),
     )
     if "max_output_tokens" in request:
         chat["max_completion_tokens"] = request["max_output_tokens"]
