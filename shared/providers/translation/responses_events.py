@@ -117,9 +117,8 @@ class ResponseEvents:
                 self._message().add("output_text", text, _logprobs(choice.get("logprobs")))
             if refusal := _text(delta.get("refusal")):
                 self._message().add("refusal", refusal, [])
-            for position, fragment in enumerate(delta.get("tool_calls") or ()):
-                if isinstance(fragment, dict):
-                    self._call(fragment, position)
+            for position, fragment in enumerate(_objects(delta.get("tool_calls"))):
+                self._call(fragment, position)
         reason = choice.get("finish_reason")
         if isinstance(reason, str):
             self._incomplete = _INCOMPLETE.get(reason)
@@ -306,17 +305,23 @@ def _summary(text: str) -> Fields:
 
 def _logprobs(logprobs: object) -> list[Fields]:
     tokens = logprobs.get("content") if isinstance(logprobs, dict) else None
-    return [_logprob(token) for token in tokens or () if isinstance(token, dict)]
-
-
-def _logprob(token: Fields) -> Fields:
-    """One token: chat may leave its bytes and its rivals out, this form has them always."""
-    said = {name: token.get(name) for name in ("token", "logprob")}
-    rivals = [
-        {"token": rival.get("token"), "logprob": rival.get("logprob"), "bytes": rival.get("bytes") or []}
-        for rival in token.get("top_logprobs") or ()
+    return [
+        {**_token(token), "top_logprobs": [_token(rival) for rival in _objects(token.get("top_logprobs"))]}
+        for token in _objects(tokens)
     ]
-    return {**said, "bytes": token.get("bytes") or [], "top_logprobs": rivals}
+
+
+def _token(token: Fields) -> Fields:
+    """Chat may leave the bytes out, this form has them always."""
+    return {
+        "token": token.get("token"),
+        "logprob": token.get("logprob"),
+        "bytes": token.get("bytes") or [],
+    }
+
+
+def _objects(value: object) -> list[Fields]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
 def _text(value: object) -> str:
