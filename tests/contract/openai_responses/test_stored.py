@@ -9,7 +9,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from redis.asyncio import Redis
 
+from shared import keyspace
+from shared.ids import JobId
 from tests.contract.broker import BrokerUnderTest
 from tests.contract.openai_responses.conversation import (
     ANTHROPIC,
@@ -301,6 +304,32 @@ async def test_a_conversation_that_outgrew_the_largest_body_is_refused(fresh_sta
 
     assert raised.value.status_code == 413
     assert raised.value.param == "previous_response_id"
+
+
+async def test_a_response_is_kept_as_long_as_configured_and_one_not_stored_as_any_job(
+    fresh_stack: FreshStack,
+) -> None:
+    stack = await fresh_stack(
+        settings={
+            "HEADRACE_API__RESPONSES_RETAIN_SECONDS": "5000",
+            "HEADRACE_QUEUE__RETAIN_SECONDS": "100",
+        }
+    )
+    redis = Redis.from_url(stack.redis.url)
+    async with (
+        openai.AsyncOpenAI(base_url=f"{stack.url}/v1", api_key=stack.api_key, max_retries=0) as client,
+        redis,
+    ):
+        kept = await client.responses.create(model=OPENAI, input="Hello")
+        not_stored = await client.responses.create(model=OPENAI, input="Hello", store=False)
+        seconds = [await redis.ttl(_job_key(answer.id)) for answer in (kept, not_stored)]
+
+    assert 4_900 < seconds[0] <= 5_000
+    assert 50 < seconds[1] <= 100
+
+
+def _job_key(response_id: str) -> str:
+    return keyspace.job(0, JobId(response_id.replace("resp_", "job_")))
 
 
 def _asks(client: openai.OpenAI, response_id: str) -> list[Callable[[], Any]]:

@@ -317,6 +317,21 @@ async def test_a_job_is_forgotten_for_its_owner_alone_and_only_once_it_ended(que
     assert await queue.producer.stored(job.id, ACME) is None
 
 
+async def test_nothing_is_left_of_a_stream_that_was_forgotten(queue: Queue, link: RedisLink) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(job := a_job(stream=True))
+    lease = await queue.lease(worker)
+    await worker.append(lease, 1, [b'{"a":1}', b'{"b":2}'])
+    await queue.finish(worker, lease)
+    last = await queue.producer.last_event(job.id)
+
+    forgotten = await queue.producer.forget(job.id, ACME)
+
+    assert (last, forgotten) == (b'{"b":2}', "forgotten")
+    assert await queue.producer.last_event(job.id) is None
+    assert not [key for key in await link.execute("KEYS", "*") if job.id.encode() in key]
+
+
 async def test_names_of_workers_long_gone_leave_every_lane(
     queue: Queue, link: RedisLink, monkeypatch: pytest.MonkeyPatch
 ) -> None:
