@@ -126,8 +126,8 @@ def _tools(request: Fields) -> Fields:
 def _allowed(choice: Fields, tools: list[Fields]) -> tuple[list[Fields], Any]:
     """Only the tools that may be called: the model is not told of the others."""
     names = [tool.get("name") for tool in choice.get("tools") or () if isinstance(tool, dict)]
-    known = {tool.get("name") for tool in tools}
-    if not names or not known.issuperset(names):
+    known = [tool.get("name") for tool in tools]
+    if not names or not all(name in known for name in names):
         raise not_carried_over("tool_choice", "allows a function that is not among the tools.")
     return [tool for tool in tools if tool.get("name") in names], choice.get("mode") or "auto"
 

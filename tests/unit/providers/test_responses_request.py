@@ -227,6 +227,7 @@ def test_of_tools_only_the_allowed_ones_are_shown() -> None:
     ("document", "param"),
     [
         ({"tools": [LOOK], "tool_choice": ALLOWS_HEARING}, "tool_choice"),
+        ({"tools": [LOOK], "tool_choice": {"type": "allowed_tools", "tools": [{"name": []}]}}, "tool_choice"),
         ({"tools": [{**LOOK, "defer_loading": True}]}, "tools[0].defer_loading"),
         ({"tools": [{**LOOK, "async": True}]}, "tools[0].async"),
         ({"tools": [LOOK, {"type": "custom", "name": "c"}]}, "tools[1]"),
