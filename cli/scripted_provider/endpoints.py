@@ -54,7 +54,7 @@ class Embeddings(Endpoint):
         _, texts, dimensions, encoding = answer.material
         vectors = [vector_of(text, dimensions or _DIMENSIONS) for text in texts]
         data = [
-            {"object": "embedding", "index": i, "embedding": _base64(v) if encoding == "base64" else v}
+            {"object": "embedding", "index": i, "embedding": _encoded(v, encoding)}
             for i, v in enumerate(vectors)
         ]
         tokens = answer.prompt_tokens
@@ -202,8 +202,13 @@ def _inputs(value: object) -> list[str]:
     return [item if isinstance(item, str) else " ".join(map(str, item)) for item in value]
 
 
-def _base64(vector: list[float]) -> str:
-    return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+def _encoded(vector: list[float], encoding: object) -> list[float] | str:
+    """`base64_int8` is Perplexity's: a signed byte a number."""
+    if encoding == "base64":
+        return b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    if encoding == "base64_int8":
+        return b64encode(struct.pack(f"{len(vector)}b", *(round(n * 127) for n in vector))).decode()
+    return vector
 
 
 def _usage(answer: Answer) -> dict[str, int]:

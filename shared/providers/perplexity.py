@@ -6,6 +6,7 @@ from typing import Final
 
 from shared.domain.job import JobKind
 from shared.providers.dialects import languages
+from shared.providers.dialects.perplexity_embeddings import perplexity_embeddings
 from shared.providers.profile import Bearer, Capability, ProviderProfile
 
 PROFILE: Final = ProviderProfile(
@@ -15,6 +16,7 @@ PROFILE: Final = ProviderProfile(
     bases={JobKind.EMBEDDINGS: "https://api.perplexity.ai/v1"},
     auth=Bearer(),
     dialect=languages.OPENAI,
+    codecs={JobKind.EMBEDDINGS: perplexity_embeddings},
     capabilities=frozenset(
         {
             Capability.CHAT,

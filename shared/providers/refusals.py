@@ -38,10 +38,17 @@ _PARAM: Final = re.compile(r"[\x20-\x7e]{1,200}\Z")
 
 _ABOUT_THE_REQUEST: Final = frozenset({400, 404, 413, 422})
 _OVERLOADED: Final = frozenset({503, 529})
-_OUT_OF_CREDIT: Final = frozenset({"insufficient_quota", "billing_error", "billing_hard_limit_reached"})
+_OUT_OF_CREDIT: Final = frozenset(
+    {"insufficient_quota", "billing_error", "billing_hard_limit_reached", "budget_exceeded"}
+)
 # A 400 of type invalid_request_error, about our account all the same; the sentence is
 # the only sign. Recorded in public threads of anthropics/claude-code, 2026-06.
 _ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
+
+# xAI has no code for either: a 429 or 403 for the first, a 400 for the second.
+# Recorded in public threads of continuedev/continue, 2026-02, and openai/codex, 2025-06.
+_XAI_OUT_OF_CREDIT: Final = "used all available credits"
+_XAI_WRONG_KEY: Final = "Incorrect API key provided"
 
 _ACCOUNT_TROUBLE: Final = frozenset(
     {"organization_on_hold", "cmek_key_disabled", "cmek_key_network_blocked", "account_deactivated"}
@@ -54,6 +61,7 @@ _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "context_length_exceeded": 400,
     "content_filter": 400,
     "authentication_error": 401,
+    "auth_error": 401,
     "invalid_api_key": 401,
     "billing_error": 402,
     "insufficient_quota": 402,
@@ -64,8 +72,11 @@ _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
+    "request_rate_limit_exceeded": 429,
     "api_error": 500,
     "server_error": 500,
+    "internal_server_error": 500,
+    "InternalServerError": 500,
     "timeout_error": 504,
     "overloaded_error": 529,
     # TGI's error_type.
@@ -111,7 +122,16 @@ class ErrorFields:
         return (
             self.code in _OUT_OF_CREDIT
             or self.type in _OUT_OF_CREDIT
-            or (self.message is not None and self.message.startswith(_ANTHROPIC_OUT_OF_CREDIT))
+            or (self.message or "").startswith(_ANTHROPIC_OUT_OF_CREDIT)
+            or _XAI_OUT_OF_CREDIT in (self.message or "")
+        )
+
+    @property
+    def is_about_our_key(self) -> bool:
+        return (
+            self.is_out_of_credit
+            or self.code in _ACCOUNT_TROUBLE
+            or (self.message or "").startswith(_XAI_WRONG_KEY)
         )
 
 
@@ -265,7 +285,7 @@ def _refusal(
             status=400,
             param=fields.param,
         )
-    if status in {401, 402, 403} or fields.is_out_of_credit or fields.code in _ACCOUNT_TROUBLE:
+    if status in {401, 402, 403} or fields.is_about_our_key:
         reason = "is out of credit" if status == 402 or fields.is_out_of_credit else "was refused"
         return ProviderCredentialRefused(
             f"The gateway's key at {name} {reason}.",

@@ -470,7 +470,7 @@ async def test_openais_responses(caller: Caller, stream: bool) -> None:
         (
             "openrouter",
             {"site_url": "https://a.example", "app_name": "A", "transforms": ["middle-out"]},
-            {"transforms": ["middle-out"]},
+            {"plugins": [{"id": "context-compression", "engine": "middle-out"}]},
             {"http-referer": "https://a.example", "x-openrouter-title": "A"},
         ),
         (
@@ -501,7 +501,7 @@ async def test_options_of_one_provider_reach_it_in_its_own_form(
     assert received is not None
     assert {key: received["body"].get(key) for key in body} == body
     assert {key: received["headers"].get(key) for key in headers} == headers
-    gone = {"site_url", "app_name", "fallback_models", "use_cache", "anthropic_version"}
+    gone = {"transforms", "site_url", "app_name", "fallback_models", "use_cache", "anthropic_version"}
     assert not gone & received["body"].keys()
 
 

@@ -6,7 +6,6 @@ huggingface.co/docs/inference-providers/tasks (feature-extraction, summarization
 from __future__ import annotations
 
 from typing import Any, Final
-from urllib.parse import quote
 
 import orjson
 
@@ -16,6 +15,7 @@ from shared.providers.dialect import Answer, Call, ProviderRequest, StreamDecode
 from shared.providers.dialects.json_answer import invalid
 from shared.providers.dialects.openai_chat import fit, parse_request
 from shared.providers.dialects.openai_embeddings import embeddings_answer
+from shared.providers.model_path import model_path
 from shared.providers.not_carried_over import not_carried_over
 
 _NUMBERS: Final = frozenset({int, float})
@@ -103,7 +103,7 @@ summarization: Final = Summarization()
 
 
 def _task_path(model: str, task: str) -> str:
-    return f"/hf-inference/models/{quote(model, safe='/')}/pipeline/{task}"
+    return f"/hf-inference/models/{model_path(model)}/pipeline/{task}"
 
 
 def _are_texts(texts: object) -> bool:

@@ -15,6 +15,7 @@ from shared.providers.dialects.json_answer import invalid, read_object
 from shared.providers.dialects.openai_chat import fit, parse_request
 from shared.providers.dialects.openai_embeddings import PATH, OpenAiEmbeddings, read_tokens
 from shared.providers.dialects.rerank import ranking, sigmoid
+from shared.providers.model_path import model_path
 from shared.providers.not_carried_over import not_carried_over
 
 _NUMBERS: Final = frozenset({int, float})
@@ -35,7 +36,7 @@ class NimRanking:
         hosted = JobKind.RERANK in call.profile.bases
         if hosted:
             # The model as a path is spelled with underscores where its id has dots.
-            path = f"/retrieval/{request['model'].replace('.', '_')}/reranking"
+            path = f"/retrieval/{model_path(request['model']).replace('.', '_')}/reranking"
             request["model"] = request["model"].replace("_", ".")
         else:
             path = "/ranking"
