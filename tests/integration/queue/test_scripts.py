@@ -129,6 +129,7 @@ MAY_EXCEED_MEMORY = {
     "begin",
     "cancel",
     "finish",
+    "forget",
     "hand_back",
     "leave",
     "promote_due",
