@@ -12,7 +12,7 @@ TRANSITIONS, and a state machine test compares the two.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Final
 
@@ -20,7 +20,9 @@ import orjson
 
 from shared.ids import AccountId, ApiKeyId, JobId, RequestId
 
-ENVELOPE_VERSION: Final = 1
+ENVELOPE_VERSION: Final = 2
+OLDEST_ENVELOPE: Final = 1
+"""The version before: its jobs are read, and one that it can read is still written in its form."""
 
 
 class JobState(StrEnum):
@@ -107,10 +109,20 @@ class Target:
     credential: str = "default"
 
 
+class FallbackOn(StrEnum):
+    """Failures that are the request's own, yet may be cured by another target of the plan."""
+
+    CONTEXT_LENGTH = "context_length"
+    CONTENT_FILTER = "content_filter"
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """The envelope that travels through the queue.
 
+    `plan`: where it may run, best first; `hop`: how many of these it has left behind. The hop
+    is no part of the envelope: the queue counts it (script `move`).
+    `fallback_on`: failures beyond those of a provider that move it on.
     `body`: JSON in the form of `kind`, gateway-only fields already gone, `model` set to
     that of `plan[0]`. It is opaque bytes to the queue.
     `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
@@ -128,16 +140,41 @@ class Job:
     include_usage: bool
     budget_ms: int
     body: bytes
+    fallback_on: frozenset[FallbackOn] = frozenset()
+    hop: int = 0
 
     @property
     def target(self) -> Target:
-        return self.plan[0]
+        return self.plan[self.hop]
+
+    @property
+    def next_target(self) -> Target | None:
+        """Where it may go when its target fails."""
+        onward = self.hop + 1
+        return self.plan[onward] if onward < len(self.plan) else None
+
+    @property
+    def version(self) -> int:
+        """The oldest envelope that says all of it, so that workers of the last release can run it."""
+        return OLDEST_ENVELOPE if len(self.plan) == 1 and not self.fallback_on else ENVELOPE_VERSION
+
+    def at(self, hop: int) -> Job:
+        """The same job at another target of its plan, whose model its body then names."""
+        if hop == self.hop:
+            return self
+        moved = replace(self, hop=hop)
+        if moved.target.model == self.target.model or not self.body:
+            return moved
+        document = orjson.loads(self.body)
+        document["model"] = moved.target.model
+        return replace(moved, body=orjson.dumps(document))
 
     def header(self) -> bytes:
         """Everything but the body, as JSON: what the worker and the ledger read."""
+        fallback = {"on": sorted(self.fallback_on)} if self.fallback_on else {}
         return orjson.dumps(
             {
-                "v": ENVELOPE_VERSION,
+                "v": self.version,
                 "id": self.id,
                 "kind": self.kind,
                 "lane": self.lane,
@@ -149,6 +186,7 @@ class Job:
                 "stream": self.stream,
                 "usage": self.include_usage,
                 "budget": self.budget_ms,
+                **fallback,
             }
         )
 
@@ -156,9 +194,10 @@ class Job:
     def from_wire(cls, header: bytes, body: bytes) -> Job:
         """Raises UnknownEnvelope when another version of Headrace wrote it."""
         fields: dict[str, Any] = orjson.loads(header)
-        if fields.get("v") != ENVELOPE_VERSION:
+        if fields.get("v") not in (OLDEST_ENVELOPE, ENVELOPE_VERSION):
             raise UnknownEnvelope(fields.get("v"))
         try:
+            fallback_on = frozenset(map(FallbackOn, fields.get("on", ())))
             kind, lane, surface = JobKind(fields["kind"]), Lane(fields["lane"]), Surface(fields["surface"])
         except ValueError as exc:
             # A newer release knows more of them; its own workers will take the job.
@@ -176,6 +215,7 @@ class Job:
             include_usage=fields["usage"],
             budget_ms=fields["budget"],
             body=body,
+            fallback_on=fallback_on,
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import orjson
 import pytest
 from hypothesis import given
@@ -9,8 +11,10 @@ from hypothesis import strategies as st
 
 from shared.domain.job import (
     ENVELOPE_VERSION,
+    OLDEST_ENVELOPE,
     TERMINAL,
     TRANSITIONS,
+    FallbackOn,
     Job,
     JobKind,
     JobState,
@@ -40,6 +44,22 @@ jobs = st.builds(
     include_usage=st.booleans(),
     budget_ms=counts,
     body=st.binary(),
+    fallback_on=st.frozensets(st.sampled_from(FallbackOn)),
+)
+
+PLAIN = Job(
+    id=JobId("job_1"),
+    kind=JobKind.CHAT,
+    lane=Lane.INTERACTIVE,
+    surface=Surface.OPENAI,
+    account=AccountId("acc_1"),
+    api_key=ApiKeyId("key_1"),
+    request_id=RequestId("req_1"),
+    plan=(Target("openai", "gpt-4o"),),
+    stream=False,
+    include_usage=False,
+    budget_ms=1_000,
+    body=b"{}",
 )
 
 settlements = st.builds(
@@ -61,6 +81,27 @@ settlements = st.builds(
 @given(jobs)
 def test_a_job_comes_back_from_the_wire_as_it_went(job: Job) -> None:
     assert Job.from_wire(job.header(), job.body) == job
+
+
+@given(jobs)
+def test_only_what_the_last_release_cannot_run_is_written_in_a_new_form(job: Job) -> None:
+    written = orjson.loads(job.header())
+    if len(job.plan) == 1 and not job.fallback_on:
+        assert written["v"] == OLDEST_ENVELOPE
+        assert "on" not in written
+    else:
+        assert written["v"] == ENVELOPE_VERSION
+
+
+def test_a_job_at_its_next_target_asks_for_the_model_there() -> None:
+    plan = (Target("openai", "gpt-4o"), Target("anthropic", "claude"))
+    job = replace(PLAIN, plan=plan, body=b'{"model":"gpt-4o","messages":[]}')
+    assert job.next_target == plan[1]
+    moved = job.at(1)
+    assert moved.target == plan[1]
+    assert moved.next_target is None
+    assert orjson.loads(moved.body) == {"model": "claude", "messages": []}
+    assert job.at(0) is job
 
 
 @given(settlements)
