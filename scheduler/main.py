@@ -43,7 +43,7 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
     try:
         async with asyncio.TaskGroup() as duties:
             running = [
-                duties.create_task(promote_retries(link, providers, shards=queue.shards), name="promote"),
+                duties.create_task(promote_retries(link, providers, queue), name="promote"),
                 duties.create_task(settle_usage(ledger), name="settle-usage"),
                 duties.create_task(_keep_cron(redis_url, settings, link, providers), name="cron"),
             ]

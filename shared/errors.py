@@ -14,9 +14,12 @@
     ├── MethodNotAllowed              validation_error                   405
     ├── Conflict                      conflict_error                     409
     │   └── IdempotencyMismatch       conflict_error                     422
+    ├── RateLimited                   rate_limit_error                   429
+    │   └── TooManyWaiting            rate_limit_error / too_many_waiting  429
     ├── Overloaded                    overloaded_error                   503
     │   ├── QueueFull                 overloaded_error / queue_full      503
     │   ├── QueueUnavailable          overloaded_error                   503
+    │   ├── WaitTooLong               overloaded_error / wait_too_long   503
     │   ├── NoWorker                  overloaded_error / no_worker       503
     │   └── JobLost                   overloaded_error / job_lost        503
     ├── DeadlineExceeded              timeout_error                      504
@@ -27,7 +30,8 @@
         ├── ProviderRateLimited       rate_limit_error                   429
         ├── ProviderRejected          (4xx about the request itself)     as sent
         ├── ProviderCredentialRefused (401, 402, 403 about our key)      502
-        └── ProviderAnswerInvalid     invalid_response                   502
+        ├── ProviderAnswerInvalid     invalid_response                   502
+        └── AllProvidersFailed        all_providers_failed               502
 
 A class is a fact: it composes its own sentence and knows its type, code, status
 and whether trying again can help. Nobody parses a message.
@@ -148,6 +152,18 @@ class JobCancelled(Conflict):
     code = "job_cancelled"
 
 
+class RateLimited(BrokerError):
+    """The caller's own doing: others are served meanwhile."""
+
+    type, code, status = "rate_limit_error", "rate_limit_exceeded", 429
+
+
+class TooManyWaiting(RateLimited):
+    """The account's own jobs fill its share of the queue."""
+
+    code = "too_many_waiting"
+
+
 class Overloaded(BrokerError):
     type, code, status = "overloaded_error", "overloaded", 503
     retryable = True
@@ -159,6 +175,12 @@ class QueueFull(Overloaded):
 
 class QueueUnavailable(Overloaded):
     code = "queue_unavailable"
+
+
+class WaitTooLong(Overloaded):
+    """What waits already would outlast this request's deadline."""
+
+    code = "wait_too_long"
 
 
 class NoWorker(Overloaded):
@@ -240,3 +262,9 @@ class ProviderAnswerInvalid(ProviderError):
     """The provider answered 200 with something that is not an answer."""
 
     code, retryable, counts_for_breaker = "invalid_response", True, True
+
+
+class AllProvidersFailed(ProviderError):
+    """Every target of the plan was tried in vain; `details` names them and what each said."""
+
+    code = "all_providers_failed"

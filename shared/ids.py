@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import time
+from collections.abc import Callable
 from typing import Final, NewType
 
 JobId = NewType("JobId", str)
@@ -19,6 +20,13 @@ _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
 def new_job_id() -> JobId:
     """`job_` + 12 hex digits of milliseconds + 20 random ones: sorts by time, cannot be guessed."""
     return JobId(f"job_{int(time.time() * 1000):012x}{os.urandom(10).hex()}")
+
+
+def new_job_id_in(shard: int, shard_of: Callable[[str], int]) -> JobId:
+    """A new id whose job lies in `shard`, by `shard_of`."""
+    while shard_of(job_id := new_job_id()) != shard:
+        pass
+    return job_id
 
 
 def new_request_id() -> RequestId:

@@ -6,6 +6,13 @@ each transition is one atomic script in Redis Cluster too.
 | key | type | holds | ends by |
 | --- | --- | --- | --- |
 | hr:{s}:lane:<provider>:<lane> | stream | ready jobs, one field `job` | never; entries by ack + delete |
+| hr:{s}:backlog:<provider>:<lane> | zset | jobs that wait for room in the lane, by start tag | promotion |
+| ...:backlog:<provider>:<lane>:tenants | hash | tags and counts of their tenants | promotion |
+| ...:backlog:<provider>:<lane>:parked | zset | `<account>|<tag>|<job>` of tenants at their cap | promotion |
+| ...:backlog:<provider>:<lane>:flying | hash | jobs in a lane with a cap, by tenant | promotion |
+| hr:{s}:retries:<provider> | string | hundredths of retries the fleet may spend | never |
+| hr:{s}:retries:<provider>:reserve | string | retries of the last ten seconds beside these | TTL |
+| hr:{s}:flight:<digest> | string | the first of identical jobs in flight: its key | TTL |
 | hr:{s}:delayed:<provider> | zset | `<job>|<lane>` by due time, ms | promotion |
 | hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
 | hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL, or its owner deletes it |
@@ -50,6 +57,18 @@ def shard_of(name: str, shards: int) -> int:
 
 def lane(shard: int, provider: str, name: Lane) -> str:
     return f"hr:{{{shard}}}:lane:{provider}:{name.value}"
+
+
+def backlog(shard: int, provider: str, name: Lane) -> str:
+    return f"hr:{{{shard}}}:backlog:{provider}:{name.value}"
+
+
+def retries(shard: int, provider: str) -> str:
+    return f"hr:{{{shard}}}:retries:{provider}"
+
+
+def flight(shard: int, digest: str) -> str:
+    return f"hr:{{{shard}}}:flight:{digest}"
 
 
 def delayed(shard: int, provider: str) -> str:

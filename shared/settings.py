@@ -74,7 +74,25 @@ class QueueSettings(_Group):
     retry_cap_seconds: PositiveFloat = 20.0
     """Full jitter: a retry waits a random time up to min(cap, base * 2**attempt)."""
     max_lane_entries: PositiveInt = 100_000
-    """Entries in one lane (ready and in flight) above which new jobs answer 503."""
+    """Jobs in one lane (waiting, ready and in flight) above which new ones answer 503."""
+    ready_window: PositiveInt = 32
+    """Jobs of a lane, over all shards, that lie ready for workers; what comes on top waits in its backlog
+    and is taken from there in turns, tenant by tenant."""
+    tenant_max_waiting: PositiveInt = 50_000
+    """Jobs of one account in one backlog above which its new ones answer 429."""
+    tenant_max_in_flight: NonNegativeInt = 0
+    """Jobs of one account that may be ready or running in one lane of a provider; 0 means any number."""
+    lane_ageing_seconds: PositiveFloat = 10.0
+    """How long a lane may be passed over for higher ones before a worker takes a few jobs from it."""
+    retry_budget_percent: PositiveInt = 20
+    """Retries of the whole fleet at a provider, as a share of the calls made there."""
+    retry_reserve: PositiveInt = 10
+    """Retries at a provider allowed in any ten seconds besides."""
+    max_wait_seconds: PositiveFloat = 60.0
+    """Longest time in all that a job is put aside because its provider takes no calls: it limits their
+    rate, or its breaker is open. Then the job moves on, or fails."""
+    dead_retain_seconds: PositiveFloat = 604_800.0
+    """How long a job that was set aside can be read and run again."""
     unserved_seconds: PositiveFloat = 60.0
     """How long no worker may have served a provider before its requests answer 503."""
     retain_seconds: PositiveFloat = 3600.0
@@ -97,6 +115,16 @@ class QueueSettings(_Group):
                 "HEADRACE_QUEUE__HEARTBEAT_SECONDS"
             )
         return self
+
+    @property
+    def shard_window(self) -> int:
+        """Of `ready_window`, what falls to each shard."""
+        return max(2, -(-self.ready_window // self.shards))
+
+    @property
+    def shard_cap(self) -> int:
+        """Of `tenant_max_in_flight`, what falls to each shard."""
+        return -(-self.tenant_max_in_flight // self.shards)
 
 
 class WorkerSettings(_Group):

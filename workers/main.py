@@ -184,10 +184,11 @@ async def _announce(presence: Presence, queue: QueueSettings, providers: Sequenc
 
 async def _promote_unscheduled(link: RedisLink, settings: Settings, providers: Sequence[str]) -> None:
     """Retries come due even where no scheduler promotes them."""
-    delays = Delays(link, shards=settings.queue.shards)
+    delays = Delays(link, settings.queue)
     while True:
         await asyncio.sleep(random.uniform(0.5, 1.0))  # noqa: S311 - jitter
         try:
             await delays.promote_unscheduled(providers)
+            await delays.refill(providers)
         except (RedisError, OSError) as exc:
             logger.debug("promotion skipped", error=type(exc).__name__)

@@ -13,14 +13,21 @@ from redis.exceptions import RedisError
 from shared import faultpoints
 from shared.domain.job import JobState, UnknownEnvelope
 from shared.domain.usage import Outcome, Settlement, Usage
-from shared.errors import BrokerError, DeadlineExceeded, ProviderUnavailable
+from shared.errors import (
+    AllProvidersFailed,
+    BrokerError,
+    DeadlineExceeded,
+    ProviderError,
+    ProviderRejected,
+    ProviderUnavailable,
+)
 from shared.providers.catalogue import Catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
-from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
+from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost, PutAside
 from shared.queue.frames import ResultHead
 from shared.settings import Settings
-from workers.attempts import retry_delay
+from workers.attempts import Move, Retry, next_step
 from workers.call_provider import CallProgress, call_provider
 from workers.in_flight import Flight, InFlight, StopReason
 from workers.told_limits import ToldLimits
@@ -150,23 +157,65 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
 async def _provider_failed(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError
 ) -> None:
-    delay = retry_delay(
-        error, attempts=lease.attempts, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng
-    )
-    if delay is not None:
+    step = next_step(error, lease, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng)
+    if isinstance(step, Retry):
         faultpoints.hit("W9")
-        if await ctx.consumer.retry_later(lease, delay_seconds=delay):
-            logger.info(
-                "attempt failed, retry later",
-                job_id=lease.job.id,
-                request_id=lease.job.request_id,
-                provider=lease.job.target.provider,
-                attempt=lease.attempts + 1,
-                error=error.code,
-                delay_seconds=round(delay, 3),
-            )
+        if await _put_aside(ctx, lease, error, step):
             return
-    await _failed(ctx, lease, progress, error)
+        # Too late for this target, or too many retries in all: the next one may still answer in time.
+        step = Move() if lease.job.next_target is not None else None
+    if isinstance(step, Move) and await _moved(ctx, lease, error, call_failed=progress.sent):
+        return
+    await _failed(ctx, lease, progress, _in_all(lease, error))
+
+
+async def _put_aside(ctx: WorkerContext, lease: Lease, error: BrokerError, step: Retry) -> bool:
+    put = ctx.consumer.retry_later if step.counts else ctx.consumer.defer
+    became = await put(lease, delay_seconds=step.delay_seconds)
+    logger.info(
+        "attempt failed, retry later" if became is PutAside.DONE else "attempt failed, no retry",
+        job_id=lease.job.id,
+        request_id=lease.job.request_id,
+        provider=lease.job.target.provider,
+        attempt=lease.attempts + 1,
+        error=error.code,
+        delay_seconds=round(step.delay_seconds, 3),
+        became=became.name.lower(),
+    )
+    return became is PutAside.DONE
+
+
+async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, *, call_failed: bool) -> bool:
+    target, onward = lease.job.target, lease.job.next_target
+    if onward is None or not await ctx.consumer.move(lease, why=_why(lease, error), call_failed=call_failed):
+        return False
+    logger.info(
+        "job moved to another provider",
+        job_id=lease.job.id,
+        request_id=lease.job.request_id,
+        provider=target.provider,
+        onward=onward.provider,
+        error=error.code,
+    )
+    return True
+
+
+def _why(lease: Lease, error: BrokerError) -> str:
+    target = lease.job.target
+    return f"{target.provider}/{target.model}: {error.message}"
+
+
+def _in_all(lease: Lease, error: BrokerError) -> BrokerError:
+    """The last target's error, where there was no other; of a judgement on the request there is one."""
+    if not lease.failures or not isinstance(error, ProviderError) or isinstance(error, ProviderRejected):
+        return error
+    failed = AllProvidersFailed(
+        f"All {len(lease.failures) + 1} targets of this request failed.",
+        provider=lease.job.target.provider,
+        retry_after_seconds=error.retry_after_seconds,
+    )
+    failed.details |= {"model": lease.job.target.model, "failures": [*lease.failures, _why(lease, error)]}
+    return failed
 
 
 async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError) -> None:

@@ -11,17 +11,23 @@ from redis.exceptions import RedisError
 
 from shared.queue.delays import Delays
 from shared.queue.redis_link import RedisLink
+from shared.settings import QueueSettings
 
 _EVERY_SECONDS: Final = 0.1
+_REFILL_EVERY: Final = 10
 
 
-async def promote_retries(link: RedisLink, providers: Sequence[str], *, shards: int) -> None:
+async def promote_retries(link: RedisLink, providers: Sequence[str], settings: QueueSettings) -> None:
     """For ever. Says which providers it promotes, so that workers leave those to it."""
-    delays = Delays(link, shards=shards)
+    delays = Delays(link, settings)
+    turn = 0
     failures = 0
     while True:
         try:
             await delays.promote_as_scheduler(providers)
+            turn += 1
+            if turn % _REFILL_EVERY == 0:
+                await delays.refill(providers)
             failures = 0
         except (RedisError, OSError) as exc:
             failures += 1

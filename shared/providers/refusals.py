@@ -33,6 +33,9 @@ from shared.providers.profile import ProviderProfile
 from shared.providers.retry_after import MAX_SECONDS, retry_after_seconds
 
 MAX_MESSAGE_CHARS: Final = 1000
+CONTEXT_LENGTH: Final = "context_length_exceeded"
+CONTENT_FILTER: Final = "content_filter"
+"""Codes of ours for what another provider, or a longer model, might take."""
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 _PARAM: Final = re.compile(r"[\x20-\x7e]{1,200}\Z")
 
@@ -50,6 +53,15 @@ _ANTHROPIC_OUT_OF_CREDIT: Final = "Your credit balance is too low"
 _XAI_OUT_OF_CREDIT: Final = "used all available credits"
 _XAI_WRONG_KEY: Final = "Incorrect API key provided"
 
+_TOO_LONG: Final = re.compile(
+    r"maximum context length|prompt is too long|context (?:length|window) (?:of|exceeded|limit)"
+    r"|exceeds? (?:the |this )?(?:model's )?(?:maximum )?context|inputs?` must have less than|prompt length",
+    re.IGNORECASE,
+)
+"""How those without a code for it say that a prompt does not fit: vLLM, Anthropic, DeepSeek, TGI, xAI.
+Met in their public threads, 2025 and 2026.
+"""
+
 _ACCOUNT_TROUBLE: Final = frozenset(
     {"organization_on_hold", "cmek_key_disabled", "cmek_key_network_blocked", "account_deactivated"}
 )
@@ -58,8 +70,8 @@ _ACCOUNT_TROUBLE: Final = frozenset(
 _STATUS_OF_SIGN: Final[Mapping[str, int]] = {
     "invalid_request_error": 400,
     "BadRequestError": 400,
-    "context_length_exceeded": 400,
-    "content_filter": 400,
+    CONTEXT_LENGTH: 400,
+    CONTENT_FILTER: 400,
     "authentication_error": 401,
     "auth_error": 401,
     "invalid_api_key": 401,
@@ -243,6 +255,14 @@ def _fields(error: Mapping[str, Any]) -> ErrorFields:
     )
 
 
+def _request_code(status: int, fields: ErrorFields) -> str | None:
+    if status == 404:
+        return fields.code or "model_not_found"
+    if status in {400, 413, 422} and _TOO_LONG.search(fields.message or ""):
+        return CONTEXT_LENGTH
+    return fields.code
+
+
 def _seconds(value: object) -> float | None:
     return float(value) if isinstance(value, int | float) and 0 <= value < math.inf else None
 
@@ -276,12 +296,12 @@ def _refusal(
     name, provider = profile.name, profile.id
     if fields.in_flight_budget:
         status = 429
-    if (status == 403 and fields.moderated) or fields.code == "content_filter":
+    if (status == 403 and fields.moderated) or fields.code == CONTENT_FILTER:
         return ProviderRejected(
             fields.message or f"{name} filtered the request.",
             provider=provider,
             provider_status=answered,
-            code="content_filter",
+            code=CONTENT_FILTER,
             status=400,
             param=fields.param,
         )
@@ -298,7 +318,7 @@ def _refusal(
             fields.message or f"{name} rejected the request ({status}).",
             provider=provider,
             provider_status=answered,
-            code=fields.code or ("model_not_found" if status == 404 else None),
+            code=_request_code(status, fields),
             status=status,
             param=fields.param,
         )

@@ -18,6 +18,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from enum import Enum
 from typing import Any, Final
 
 from redis.exceptions import RedisError
@@ -26,16 +27,29 @@ from shared import faultpoints, keyspace
 from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
 from shared.domain.usage import Settlement
 from shared.ids import JobId
+from shared.queue.backlog import refill
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 from shared.settings import QueueSettings
 
 _A_DAY_MS: Final = 86_400_000
 """Idle beyond any lease."""
+_RETRY_PRICE: Final = 100
+"""What a retry takes from its budget, to which a call adds as many as the setting says percent."""
+_RETRY_BUDGET_CAP: Final = 100 * _RETRY_PRICE
 
 
 class LeaseLost(Exception):
     """Another worker holds the job, or it has ended: stop, and say nothing."""
+
+
+class PutAside(Enum):
+    """What became of a job that was to wait: the numbers are the script's."""
+
+    DONE = 1
+    PAST_DEADLINE = 2
+    NO_RETRY_TO_SPARE = 3
+    WAITED_ENOUGH = 4
 
 
 def consumer_name() -> str:
@@ -58,10 +72,16 @@ class Delivery:
     def lane_key(self) -> str:
         return keyspace.lane(self.shard, self.provider, self.lane)
 
+    @property
+    def backlog_key(self) -> str:
+        return keyspace.backlog(self.shard, self.provider, self.lane)
+
 
 @dataclass(frozen=True, slots=True)
 class Lease:
-    """The right to run a job. `attempts`: provider calls that already failed.
+    """The right to run a job. `attempts`: provider calls that already failed, `hop_attempts` of them
+    at this target; `deferred_ms`: how long it was put aside without a call having failed;
+    `failures`: why it left the targets before.
 
     `remaining_ms` to the deadline and `waited_ms` since enqueue, both at begin;
     `begun_at`: time.monotonic() of this process then.
@@ -75,6 +95,9 @@ class Lease:
     remaining_ms: int
     waited_ms: int
     begun_at: float
+    hop_attempts: int = 0
+    deferred_ms: int = 0
+    failures: tuple[str, ...] = ()
 
 
 def _seconds_left(lease: Lease) -> float:
@@ -89,6 +112,7 @@ class Consumer:
         self._scripts = Scripts(link)
         self._settings = settings
         self._token = 0
+        self._dead_retain_ms = int(settings.dead_retain_seconds * 1000)
         shards = range(settings.shards)
         self.lanes: tuple[tuple[Lane, tuple[tuple[str, int, str], ...]], ...] = tuple(
             (
@@ -213,9 +237,10 @@ class Consumer:
             raise
         if answer[0] != b"run":
             return None
-        _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms = answer
+        _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms, *at_hop = answer
+        hop, hop_attempts, deferred_ms, failures = at_hop
         try:
-            job = Job.from_wire(header, body)
+            job = Job.from_wire(header, body).at(hop)
         except UnknownEnvelope:
             # Not idle: this worker's own next sweep would only take it again.
             await self._give_back(delivery, fence, idle_ms=0)
@@ -229,6 +254,9 @@ class Consumer:
             remaining_ms=remaining_ms,
             waited_ms=waited_ms,
             begun_at=time.monotonic(),
+            hop_attempts=hop_attempts,
+            deferred_ms=deferred_ms,
+            failures=tuple(failures.decode().split("\n")) if failures else (),
         )
 
     async def _begin(self, delivery: Delivery, token: str, *, within_seconds: float) -> Any:
@@ -241,6 +269,8 @@ class Consumer:
                 keyspace.events(shard, job_id),
                 keyspace.usage(shard),
                 keyspace.dead(shard, delivery.provider),
+                delivery.backlog_key,
+                keyspace.retries(shard, delivery.provider),
             ],
             job_id,
             delivery.entry,
@@ -248,6 +278,11 @@ class Consumer:
             self.name,
             self._settings.max_deliveries,
             self._settings.inline_result_bytes,
+            self._settings.shard_window,
+            self._settings.shard_cap,
+            self._dead_retain_ms,
+            self._settings.retry_budget_percent,
+            _RETRY_BUDGET_CAP,
             within_seconds=within_seconds,
         )
 
@@ -324,8 +359,15 @@ class Consumer:
         if answer == 0:
             raise LeaseLost(job_id)
 
-    async def retry_later(self, lease: Lease, *, delay_seconds: float) -> bool:
-        """False when the deadline comes before the retry: finish the job instead. Raises LeaseLost."""
+    async def retry_later(self, lease: Lease, *, delay_seconds: float) -> PutAside:
+        """Try again a call that failed. Raises LeaseLost."""
+        return await self._put_aside(lease, delay_seconds, call_failed=True)
+
+    async def defer(self, lease: Lease, *, delay_seconds: float) -> PutAside:
+        """Put the job aside, as its provider takes no calls: no attempt is counted. Raises LeaseLost."""
+        return await self._put_aside(lease, delay_seconds, call_failed=False)
+
+    async def _put_aside(self, lease: Lease, delay_seconds: float, *, call_failed: bool) -> PutAside:
         delivery = lease.delivery
         answer = await self._insist(
             "retry_later",
@@ -333,16 +375,56 @@ class Consumer:
                 keyspace.job(delivery.shard, lease.job.id),
                 delivery.lane_key,
                 keyspace.delayed(delivery.shard, delivery.provider),
+                keyspace.retries(delivery.shard, delivery.provider),
             ],
             lease.job.id,
             lease.fence,
             int(delay_seconds * 1000),
             delivery.lane.value,
+            "1" if call_failed else "",
+            _RETRY_PRICE,
+            self._settings.retry_reserve,
+            int(self._settings.max_wait_seconds * 1000),
             within_seconds=_seconds_left(lease),
         )
         if answer == 0:
             raise LeaseLost(lease.job.id)
+        return PutAside(answer)
+
+    async def move(self, lease: Lease, *, why: str, call_failed: bool) -> bool:
+        """Send the job to the next target of its plan; `why` is one line.
+
+        False when its deadline has passed: finish it. Raises LeaseLost, or ValueError when its plan
+        has no further target.
+        """
+        delivery, job = lease.delivery, lease.job
+        target = job.next_target
+        if target is None:
+            raise ValueError("this job has nowhere else to go")
+        answer = await self._insist(
+            "move",
+            [
+                keyspace.job(delivery.shard, job.id),
+                delivery.lane_key,
+                keyspace.lane(delivery.shard, target.provider, delivery.lane),
+                keyspace.backlog(delivery.shard, target.provider, delivery.lane),
+            ],
+            job.id,
+            lease.fence,
+            job.hop + 1,
+            "1" if call_failed else "",
+            self._settings.shard_window,
+            self._settings.shard_cap,
+            why.replace("\n", " "),
+            within_seconds=_seconds_left(lease),
+        )
+        if answer == 0:
+            raise LeaseLost(job.id)
         return bool(answer == 1)
+
+    async def refill(self) -> None:
+        """Fill this worker's lanes from their backlogs, should nothing that begins do it."""
+        await refill(self._link, self._scripts, self._settings, self.providers)
 
     async def hand_back(self, lease: Lease) -> None:
         """Give the job back uncounted; the next sweep takes it at once. Raises LeaseLost."""

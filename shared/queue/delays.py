@@ -12,18 +12,21 @@ from typing import Any, Final
 from shared import keyspace
 from shared.domain.job import Lane
 from shared.ids import JobId
+from shared.queue.backlog import refill
 from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
+from shared.settings import QueueSettings
 
 _BATCH: Final = 500
 _SCHEDULED_SECONDS: Final = 3
 
 
 class Delays:
-    def __init__(self, link: RedisLink, *, shards: int) -> None:
+    def __init__(self, link: RedisLink, settings: QueueSettings) -> None:
         self._link = link
         self._scripts = Scripts(link)
-        self._shards = shards
+        self._settings = settings
+        self._shards = settings.shards
 
     async def promote(self, providers: Sequence[str]) -> int:
         """How many jobs became ready. Candidates come from the server; the script checks each again."""
@@ -42,12 +45,13 @@ class Delays:
             if not members:
                 continue
             keys = [keyspace.delayed(shard, provider)]
-            args: list[RedisArg] = []
+            args: list[RedisArg] = [self._settings.shard_window, self._settings.shard_cap]
             for member in members:
                 job_id, lane = member.decode().split("|")
                 keys += [
                     keyspace.job(shard, JobId(job_id)),
                     keyspace.lane(shard, provider, Lane(lane)),
+                    keyspace.backlog(shard, provider, Lane(lane)),
                 ]
                 args += [member, job_id]
             moved += await self._scripts.call("promote_due", keys, *args)
@@ -69,6 +73,10 @@ class Delays:
         scheduled = set() if named is None else set(named.decode().split(","))
         left = [provider for provider in providers if provider not in scheduled]
         return await self.promote(left) if left else 0
+
+    async def refill(self, providers: Sequence[str]) -> None:
+        """What waits behind lanes that nobody refills. Raises RedisError."""
+        await refill(self._link, self._scripts, self._settings, providers)
 
     async def _now_ms(self) -> int:
         seconds, micros = await self._link.execute("TIME")

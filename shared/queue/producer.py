@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,7 +13,15 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from shared import keyspace
 from shared.domain.job import TERMINAL, Job, JobState, Surface
-from shared.errors import IdempotencyMismatch, InvalidRequest, QueueFull, QueueUnavailable
+from shared.errors import (
+    BrokerError,
+    IdempotencyMismatch,
+    InvalidRequest,
+    QueueFull,
+    QueueUnavailable,
+    TooManyWaiting,
+    WaitTooLong,
+)
 from shared.ids import AccountId, JobId
 from shared.queue.frames import EventBatch, Result, ResultHead
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
@@ -25,13 +34,20 @@ _PAGE: Final = 500
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
-    """`state` of the job that was there already; None when it is new."""
+    """`state` of the job that was there already; None when it is new.
 
-    state: JobState | None
+    `joined`: the identical job in flight that stands for this one.
+    `position` among those that wait, 1 being next, and what that means in time; 0 when there was room.
+    """
+
+    state: JobState | None = None
+    joined: JobId | None = None
+    position: int = 0
+    wait_ms: int = 0
 
     @property
     def attached(self) -> bool:
-        return self.state is not None
+        return self.state is not None or self.joined is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,7 @@ class Producer:
         self._scripts = Scripts(link)
         self._settings = settings
         self._retain_ms = int(settings.retain_seconds * 1000)
+        self._max_entries = -(-settings.max_lane_entries // settings.shards)
 
     async def enqueue(
         self,
@@ -68,41 +85,63 @@ class Producer:
         keep: bool = False,
         fingerprint: str = "",
         retain_seconds: float | None = None,
+        store: bool = False,
+        cost: int = 1,
+        twins: str | None = None,
+        drained_per_second: float = 0.0,
+        ahead: int = 0,
     ) -> Accepted:
         """Accepted once this returns. A job id that is known already is attached to, not run again.
 
         `reader`: token of the request that waits; `keep`: run to the end, also when all readers left.
+        `store`: keep its body as long as its result. `cost`: what its tenant's turn pays, in tokens.
+        `twins`: digest that identical jobs share; one of them in flight is joined. Its shard is the job's:
+        see `new_job_id_in`.
+        `drained_per_second` by all workers of its provider, 0 if unknown; `ahead`: jobs in higher lanes.
 
-        Raises QueueFull, QueueUnavailable, or IdempotencyMismatch when the id was used for another body.
+        Raises QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, or IdempotencyMismatch when the
+        id was used for another body.
         """
-        shard = keyspace.shard_of(job.id, self._settings.shards)
-        target = job.plan[0]
+        settings = self._settings
+        shard = keyspace.shard_of(job.id, settings.shards)
+        target = job.target
+        keys = [
+            keyspace.job(shard, job.id),
+            keyspace.lane(shard, target.provider, job.lane),
+            keyspace.backlog(shard, target.provider, job.lane),
+        ]
+        if twins is not None:
+            keys.append(keyspace.flight(shard, twins))
         answer = await self._call(
             "enqueue",
-            [keyspace.job(shard, job.id), keyspace.lane(shard, target.provider, job.lane)],
+            keys,
             job.id,
             job.header(),
             job.body,
             job.account,
             job.budget_ms,
             self._retain_ms if retain_seconds is None else int(retain_seconds * 1000),
-            self._settings.max_lane_entries,
+            self._max_entries,
             reply_to,
             fingerprint,
             reader,
             "1" if keep else "",
+            "1" if store else "",
+            cost,
+            settings.shard_window,
+            settings.shard_cap,
+            settings.tenant_max_waiting,
+            int(drained_per_second * 1000 / settings.shards),
+            ahead,
         )
         status = answer[0]
         if status == b"queued":
-            return Accepted(state=None)
+            return Accepted(position=answer[1], wait_ms=int(answer[2])) if len(answer) > 1 else _AT_ONCE
         if status == b"attached":
             return Accepted(state=JobState(answer[1].decode()))
-        if status == b"conflict":
-            raise IdempotencyMismatch("This Idempotency-Key was used with a different request body.")
-        raise QueueFull(
-            f"The queue for {target.provider} holds {answer[1]} jobs and takes no more right now.",
-            retry_after_seconds=5,
-        )
+        if status == b"joined":
+            return Accepted(joined=JobId(answer[1].decode()))
+        raise _refusal(answer, target.provider, drained_per_second, job.budget_ms)
 
     async def claim_key(
         self, digest: str, job_id: JobId, *, instead_of: JobId | None, seconds: float
@@ -131,7 +170,7 @@ class Producer:
             "cancel",
             [
                 keyspace.job(shard, job_id),
-                keyspace.lane(shard, job.plan[0].provider, job.lane),
+                keyspace.lane(shard, job.target.provider, job.lane),
                 keyspace.events(shard, job_id),
                 keyspace.usage(shard),
             ],
@@ -192,7 +231,7 @@ class Producer:
         result = None
         if job_state in TERMINAL:
             result = Result(ResultHead.from_wire(head), answer, int(last))
-        return StoredJob(Job.from_wire(header, body), job_state, result)
+        return StoredJob(Job.from_wire(header, body or b""), job_state, result)
 
     async def forget(self, job_id: JobId, account: AccountId) -> str:
         """`missing`, `running` or `forgotten`: only a job that ended can be removed."""
@@ -247,6 +286,40 @@ class Producer:
             return await call()
         except RedisError as exc:
             raise _unavailable() from exc
+
+
+_AT_ONCE: Final = Accepted()
+
+
+def _refusal(answer: list[Any], provider: str, drained_per_second: float, budget_ms: int) -> BrokerError:
+    status = answer[0]
+    if status == b"conflict":
+        return IdempotencyMismatch("This Idempotency-Key was used with a different request body.")
+    if status == b"hopeless":
+        excess = (int(answer[1]) - budget_ms) / 1000
+        return (TooManyWaiting if answer[2] else WaitTooLong)(
+            f"The jobs that wait for {provider} take about {int(answer[1]) / 1000:.0f} s, "
+            f"longer than the {budget_ms / 1000:g} s this request allows.",
+            retry_after_seconds=honest_wait(excess),
+        )
+    count = int(answer[1])
+    wait = honest_wait(count / drained_per_second / 10 if drained_per_second else 5)
+    if status == b"tenant_full":
+        return TooManyWaiting(
+            f"{count} jobs of this account wait for {provider}, and no more are taken.",
+            retry_after_seconds=wait,
+        )
+    return QueueFull(
+        f"The queue for {provider} holds {count} jobs and takes no more right now.",
+        retry_after_seconds=wait,
+    )
+
+
+def honest_wait(seconds: float) -> float:
+    """What to tell a caller who should come back: within 1 and 60 s, as the official clients wait no
+    longer, and off by up to a fifth, so that those turned away together do not return together.
+    """
+    return round(min(max(seconds, 1.0), 60.0) * random.uniform(0.8, 1.0), 1)  # noqa: S311 - jitter
 
 
 def _unavailable() -> QueueUnavailable:

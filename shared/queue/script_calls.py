@@ -24,7 +24,9 @@ SCRIPTS: Final = (
     "hand_back",
     "heartbeat",
     "leave",
+    "move",
     "promote_due",
+    "refill",
     "retry_later",
 )
 

@@ -177,7 +177,7 @@ def malformed() -> list[tuple[str, dict[Any, Any]]]:
         ("not json", {**good, "outcome": b"\xff{"}),
         ("not an object", {**good, "outcome": b"[]"}),
         ("another job", {**good, "job": "job_other"}),
-        ("a later version", with_header(v=2)),
+        ("a later version", with_header(v=3)),
         ("an unknown kind", with_header(kind="dream")),
         ("an account that is a list", with_header(account=["acme"])),
         ("NUL in an account", with_header(account="ac\0me")),

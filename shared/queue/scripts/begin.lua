@@ -1,13 +1,16 @@
 -- flags: allow-oom
 -- Take a delivered entry into execution, or end the job if it must not run.
--- KEYS: job, lane, events, usage, dead
--- ARGV: id, entry, token of this delivery, consumer, max_deliveries, inline_max
--- Returns {'run', fence, header, body, attempts, deliveries, remaining_ms, waited_ms}
+-- KEYS: job, lane, events, usage, dead, backlog, retries
+-- ARGV: id, entry, token of this delivery, consumer, max_deliveries, inline_max, window, cap,
+--       dead_retain_ms, what each call adds to the retry budget, most that budget holds
+-- Returns {'run', fence, header, body, attempts, deliveries, remaining_ms, waited_ms, hop, hop_attempts,
+--          deferred_ms, failures}
 --       | {'gone'} | {'stale'} | {'done'} | {'elsewhere'} | {'expired'} | {'dead'} | {'interrupted'}
 --       | {'cancelled'}
+refill(KEYS[2], KEYS[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
 local keys = {job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]}
 local f = redis.call('HMGET', KEYS[1], 'state', 'entry', 'fence', 'deliveries', 'deadline', 'created',
-  'attempts', 'holder', 'header', 'body', 'cancel')
+  'attempts', 'holder', 'header', 'body', 'cancel', 'hop', 'hop_attempts', 'deferred', 'failures')
 local state = f[1]
 if not state then
   drop_entry(KEYS[2], ARGV[2])
@@ -52,8 +55,11 @@ if not (state == 'running' and f[8] == ARGV[3]) then
     redis.call('XADD', KEYS[5], '*', 'job', ARGV[1], 'reason', 'poison', 'attempts', f[7],
       'deliveries', deliveries, 'header', f[9])
     settle(keys, ARGV[1], 'failed', '{"outcome":"dead","error":"poison"}', '',
-      own_settlement(KEYS[1], 'dead', 'poison', now), now, inline_max)
+      own_settlement(KEYS[1], 'dead', 'poison', now), now, inline_max, ARGV[9])
     return {'dead'}
+  end
+  if fence == 0 and redis.call('INCRBY', KEYS[7], ARGV[10]) > tonumber(ARGV[11]) then
+    redis.call('SET', KEYS[7], ARGV[11])
   end
   fence = fence + 1
   deliveries = deliveries + 1
@@ -64,4 +70,5 @@ if not (state == 'running' and f[8] == ARGV[3]) then
     redis.call('XCLAIM', KEYS[2], GROUP, ARGV[4], 0, ARGV[2], 'JUSTID')
   end
 end
-return {'run', fence, f[9], f[10], tonumber(f[7]), deliveries, remaining, now - tonumber(f[6])}
+return {'run', fence, f[9], f[10], tonumber(f[7]), deliveries, remaining, now - tonumber(f[6]),
+  tonumber(f[12] or 0), tonumber(f[13] or 0), tonumber(f[14] or 0), f[15] or ''}

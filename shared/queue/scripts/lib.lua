@@ -2,13 +2,21 @@
 --   header, body       the envelope, opaque here (header is JSON, read only when the script itself ends a job)
 --   state              see shared/domain/job.py
 --   fence              raised by each begin; whoever holds an older one is refused
---   entry              id of its entry in the lane, '' while delayed
---   attempts           calls a provider refused or failed, each followed by a retry
+--   entry              id of its entry in the lane, '' while delayed or in a backlog
+--   backlog            key of the backlog it waits in, or would: a zset of job keys by start tag, with
+--                      ':tenants' (virtual time and tags), ':parked' and ':flying' beside it
+--   cost               its share of its tenant's turn: estimated tokens
+--   flying             '1' while it counts against its tenant's cap
+--   hop, hop_attempts  how many targets of its plan it left behind; failed calls at the one it is at
+--   failures           why it left each of these, a line each
+--   attempts           calls a provider refused or failed, each followed by a retry or a move
+--   deferred           ms it was put aside without a call having failed: paused, no permit, breaker open
 --   deliveries         times handed to a worker that did not give it back: its own deaths, at most
 --   created, deadline  ms of Redis TIME; retain: ms to keep it once it ended
 --   account, print     its owner; fingerprint of an idempotent request, or ''
 --   reply, readers     channels of waiting api processes; tokens of their requests; comma separated
 --   keep               '1' when the job goes on without readers
+--   store              '1' when its body is kept once it ended
 --   holder             token of the delivery that runs it; consumer: that worker's name
 --   cancel             '1' once a running job was asked to stop
 --   result_head, result_body, last, finished    how it ended; last: ordinal of its last stream event
@@ -83,23 +91,146 @@ local function append_events(events, id, first, last, payload, channels, keep_ms
   publish(channels, 'e' .. id .. '\n' .. first .. ' ' .. last .. '\n' .. payload)
 end
 
+-- Jobs in a lane that no worker has; exact only up to `window`, as nobody needs to know more.
+local function undelivered(lane, window)
+  local entries = redis.call('XLEN', lane)
+  if entries < window then
+    return entries
+  end
+  local pending = redis.pcall('XPENDING', lane, GROUP)
+  return entries - (pending.err and 0 or pending[1])
+end
+
+local function to_lane(job, id, lane, backlog, account, cap)
+  redis.call('HSET', job, 'entry', redis.call('XADD', lane, '*', 'job', id))
+  if cap > 0 then
+    redis.call('HINCRBY', backlog .. ':flying', account, 1)
+    redis.call('HSET', job, 'flying', '1')
+  end
+end
+
+local function is_capped(backlog, account, cap)
+  return cap > 0 and tonumber(redis.call('HGET', backlog .. ':flying', account) or 0) >= cap
+end
+
+-- Start-time fair queueing over tenants: a job's start tag is its tenant's last finish tag, or the
+-- virtual time where the tenant was idle; its finish tag is that plus its cost. Smallest start first.
+-- Source: P. Goyal et al., "Start-time Fair Queueing", SIGCOMM 1996.
+local function to_backlog(job, backlog, account, cost)
+  local tenants = backlog .. ':tenants'
+  local tags = redis.call('HMGET', tenants, 'now', 'f:' .. account)
+  local start = math.max(tonumber(tags[1] or 0), tonumber(tags[2] or 0))
+  redis.call('HSET', tenants, 'f:' .. account, int(start + cost))
+  if redis.call('HINCRBY', tenants, 'n:' .. account, 1) == 1 then
+    redis.call('HINCRBY', tenants, 'active', 1)
+  end
+  redis.call('HSET', job, 'entry', '')
+  redis.call('ZADD', backlog, int(start), job)
+end
+
+local function count_out(backlog, account)
+  local tenants = backlog .. ':tenants'
+  if redis.call('EXISTS', backlog) == 0 then
+    -- The busy period is over: all tags are equal again.
+    redis.call('DEL', tenants)
+  elseif redis.call('HINCRBY', tenants, 'n:' .. account, -1) <= 0 then
+    redis.call('HDEL', tenants, 'n:' .. account)
+    redis.call('HINCRBY', tenants, 'active', -1)
+  end
+end
+
+-- Fills the lane from its backlog while it holds fewer than `window` jobs that no worker has.
+local function refill(lane, backlog, window, cap)
+  if redis.call('EXISTS', backlog) == 0 then
+    return
+  end
+  local room = window - undelivered(lane, window)
+  for _ = 1, 1000 do
+    if room <= 0 then
+      return
+    end
+    local top = redis.call('ZPOPMIN', backlog)
+    if not top[1] then
+      return
+    end
+    local f = redis.call('HMGET', top[1], 'state', 'entry', 'account', 'backlog')
+    redis.call('HSET', backlog .. ':tenants', 'now', top[2])
+    count_out(backlog, f[3] or '')
+    if f[1] == 'queued' and f[2] == '' and f[4] == backlog then
+      if is_capped(backlog, f[3], cap) then
+        redis.call('ZADD', backlog .. ':parked', 0, f[3] .. '|' .. string.format('%020.0f', top[2]) .. '|' .. top[1])
+      else
+        to_lane(top[1], string.match(top[1], '[^:]+$'), lane, backlog, f[3], cap)
+        room = room - 1
+      end
+    end
+  end
+end
+
+-- Into the lane when it is short and nothing waits behind it, else into the backlog.
+local function push(job, id, lane, backlog, account, cost, window, cap)
+  if redis.call('EXISTS', backlog) == 0 and undelivered(lane, window) < window
+    and not is_capped(backlog, account, cap) then
+    to_lane(job, id, lane, backlog, account, cap)
+  else
+    to_backlog(job, backlog, account, cost)
+    refill(lane, backlog, window, cap)
+  end
+end
+
+-- A job leaves its lane or its backlog, for good or for a while, and `...` are its fields from then on.
+-- They are written first: where memory is short, Redis before 7.0 refuses a script at its first write
+-- that may take more, and whatever came before that would have been done for nothing.
+local function take_off(job, lane, ...)
+  local f = redis.call('HMGET', job, 'entry', 'backlog', 'flying', 'account')
+  redis.call('HSET', job, 'entry', '', ...)
+  drop_entry(lane, f[1])
+  local backlog = f[2]
+  if not backlog then
+    return
+  end
+  if f[1] == '' and redis.call('ZREM', backlog, job) == 1 then
+    count_out(backlog, f[4])
+  end
+  if f[3] then
+    redis.call('HDEL', job, 'flying')
+    if redis.call('HINCRBY', backlog .. ':flying', f[4], -1) <= 0 then
+      redis.call('HDEL', backlog .. ':flying', f[4])
+    end
+    -- Its tenant may have another one running now.
+    local parked = backlog .. ':parked'
+    local first = redis.call('ZRANGEBYLEX', parked, '[' .. f[4] .. '|', '[' .. f[4] .. '|\255', 'LIMIT', 0, 1)[1]
+    if first then
+      redis.call('ZREM', parked, first)
+      local other = string.match(first, '|%d+|(.+)$')
+      local waits = redis.call('HMGET', other, 'state', 'entry')
+      if waits[1] == 'queued' and waits[2] == '' then
+        to_lane(other, string.match(other, '[^:]+$'), lane, backlog, f[4], 1)
+      end
+    end
+  end
+end
+
 -- Ends a job for good: result stored, ledger told, lane entry gone, waiters hinted.
-local function settle(keys, id, state, head, body, settlement, now, inline_max)
-  local f = redis.call('HMGET', keys.job, 'header', 'entry', 'reply', 'retain')
+-- `keep_body_ms`: how long it can be run again, where it is set aside.
+local function settle(keys, id, state, head, body, settlement, now, inline_max, keep_body_ms)
+  local f = redis.call('HMGET', keys.job, 'header', 'reply', 'retain', 'store')
   local last = last_ordinal(keys.events)
-  redis.call('HSET', keys.job, 'state', state, 'result_head', head, 'result_body', body,
-    'last', last, 'finished', int(now), 'entry', '')
-  drop_entry(keys.lane, f[2])
+  take_off(keys.job, keys.lane, 'state', state, 'result_head', head, 'result_body', body,
+    'last', last, 'finished', int(now))
+  if not f[4] and not keep_body_ms then
+    redis.call('HDEL', keys.job, 'body')
+  end
   redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement)
-  redis.call('PEXPIRE', keys.job, f[4])
-  redis.call('PEXPIRE', keys.events, f[4])
-  publish(f[3], result_frame(id, last, head, body, inline_max))
+  redis.call('PEXPIRE', keys.job, keep_body_ms or f[3])
+  redis.call('PEXPIRE', keys.events, f[3])
+  publish(f[2], result_frame(id, last, head, body, inline_max))
 end
 
 -- The settlement of a job that a script ends by itself (shared/domain/usage.py, Settlement).
 local function own_settlement(job, outcome, code, now)
-  local f = redis.call('HMGET', job, 'header', 'created', 'attempts', 'deliveries')
-  local target = cjson.decode(f[1])['plan'][1]
+  local f = redis.call('HMGET', job, 'header', 'created', 'attempts', 'deliveries', 'hop')
+  local target = cjson.decode(f[1])['plan'][1 + tonumber(f[5] or 0)]
   return cjson.encode({
     outcome = outcome, provider = target[1], model = target[2],
     ['in'] = 0, out = 0, cached = 0, reasoning = 0, estimated = false, cost = 0,

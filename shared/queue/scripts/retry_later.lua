@@ -1,9 +1,11 @@
 -- flags: allow-oom
 -- Put a running job aside until it is due; frees the worker's slot.
--- KEYS: job, lane, delayed
--- ARGV: id, fence, delay_ms, lane name
--- Returns 1 put aside (also when replayed), 0 refused, 2 its deadline comes first: finish it instead
-local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries')
+-- KEYS: job, lane, delayed, retries
+-- ARGV: id, fence, delay_ms, lane name, '1' when a call failed, what a retry takes from the retry budget,
+--       retries allowed in any ten seconds beside it, most ms to put aside jobs of which no call failed
+-- Returns 1 put aside (also when replayed), 0 refused, 2 its deadline comes first: finish it instead,
+--       3 the fleet has no retry to spare, 4 it was put aside for long enough
+local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'deferred')
 if f[2] ~= ARGV[2] then
   return 0
 end
@@ -13,14 +15,35 @@ end
 if f[1] ~= 'running' then
   return 0
 end
-local due = now_ms() + tonumber(ARGV[3])
+local delay = tonumber(ARGV[3])
+local due = now_ms() + delay
 if due >= tonumber(f[4]) then
   return 2
 end
-redis.call('ZADD', KEYS[3], int(due), ARGV[1] .. '|' .. ARGV[4])
-redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+if ARGV[5] == '1' then
+  local price = tonumber(ARGV[6])
+  if tonumber(redis.call('GET', KEYS[4]) or 0) >= price then
+    redis.call('DECRBY', KEYS[4], price)
+  else
+    -- So that a broker with little to do can retry as well.
+    local reserve = KEYS[4] .. ':reserve'
+    local taken = redis.call('INCR', reserve)
+    if taken == 1 then
+      redis.call('PEXPIRE', reserve, 10000)
+    end
+    if taken > tonumber(ARGV[7]) then
+      return 3
+    end
+  end
+  redis.call('HINCRBY', KEYS[1], 'attempts', 1)
+  redis.call('HINCRBY', KEYS[1], 'hop_attempts', 1)
+else
+  if tonumber(f[6] or 0) + delay > tonumber(ARGV[8]) then
+    return 4
+  end
+  redis.call('HINCRBY', KEYS[1], 'deferred', delay)
+end
 -- This delivery ended with its worker alive, so it does not count towards poison.
-redis.call('HSET', KEYS[1], 'state', 'queued', 'entry', '', 'holder', '',
-  'deliveries', math.max(tonumber(f[5]) - 1, 0))
-drop_entry(KEYS[2], f[3])
+take_off(KEYS[1], KEYS[2], 'state', 'queued', 'holder', '', 'deliveries', math.max(tonumber(f[5]) - 1, 0))
+redis.call('ZADD', KEYS[3], int(due), ARGV[1] .. '|' .. ARGV[4])
 return 1

@@ -27,7 +27,7 @@ class ModelJob:
     state: JobState = JobState.QUEUED
     fence: int = 0
     entry: str | None = None
-    """'' while delayed or over; None when the server has just chosen one and nobody looked."""
+    """'' while delayed, waiting or over; None when the server has just chosen one and nobody looked."""
     attempts: int = 0
     deliveries: int = 0
     holder: str = ""
@@ -88,12 +88,17 @@ class Model:
         """Member to whether it is due."""
         self.dead: list[str] = []
 
+    def waits(self, job: ModelJob) -> bool:
+        """In the backlog: which jobs are let into the lane, and when, is the server's choice."""
+        is_delayed = any(member.startswith(job.id) for member in self.delayed)
+        return job.state is JobState.QUEUED and not job.entry and not is_delayed
+
     def apply(self, script: str, keys: Sequence[str], args: Sequence[str]) -> Any:
         """The answer that the script must give, in the form of `essence`."""
         return getattr(self, f"_{script}")(keys, args)
 
     def _enqueue(self, keys: Sequence[str], args: Sequence[str]) -> list[Any]:
-        job_id, header, _, account, budget, _, most, reply, fingerprint, reader, keep = args
+        job_id, header, _, account, budget, _, most, reply, fingerprint, reader, keep, *_ = args
         job, lane = self.jobs.get(job_id), self.lanes[keys[1]]
         if job is not None:
             if job.fingerprint != fingerprint:
@@ -101,8 +106,11 @@ class Model:
             job.listen(reply)
             job.read_by(reader)
             return ["attached", job.state.value]
-        if len(lane.entries) >= int(most):
-            return ["full", len(lane.entries)]
+        held = len(lane.entries) + sum(
+            self.waits(other) for other in self.jobs.values() if other.lane == keys[1]
+        )
+        if held >= int(most):
+            return ["full", held]
         job = ModelJob(job_id, keys[1], account, fingerprint, [reply] if reply else [], int(budget))
         job.stream, job.keep = orjson.loads(header)["stream"], keep == "1"
         job.read_by(reader)
@@ -130,7 +138,7 @@ class Model:
         return len(job.readers)
 
     def _begin(self, keys: Sequence[str], args: Sequence[str]) -> list[Any]:
-        job_id, entry, token, consumer, max_deliveries, _ = args
+        job_id, entry, token, consumer, max_deliveries, *_ = args
         job, lane = self.jobs[job_id], self.lanes[keys[1]]
         if job.is_over or job.entry != entry:
             lane.drop(entry)
@@ -188,7 +196,7 @@ class Model:
         return 1
 
     def _retry_later(self, keys: Sequence[str], args: Sequence[str]) -> int:
-        job_id, fence, delay_ms, lane_name = args
+        job_id, fence, delay_ms, lane_name, call_failed, *_ = args
         job = self.jobs[job_id]
         if str(job.fence) != fence:
             return 0
@@ -201,18 +209,19 @@ class Model:
         self.delayed[f"{job_id}|{lane_name}"] = int(delay_ms) == 0
         self.lanes[keys[1]].drop(job.entry)
         job.state, job.entry, job.holder = JobState.QUEUED, "", ""
-        job.attempts, job.deliveries = job.attempts + 1, max(job.deliveries - 1, 0)
+        job.attempts, job.deliveries = job.attempts + int(call_failed == "1"), max(job.deliveries - 1, 0)
         return 1
 
     def _promote_due(self, keys: Sequence[str], args: Sequence[str]) -> int:
         moved = 0
+        args = args[2:]
         for i in range(0, len(args), 2):
             if not self.delayed.get(args[i]):
                 continue
             del self.delayed[args[i]]
             job = self.jobs[args[i + 1]]
             if job.state is JobState.QUEUED and job.entry == "":
-                assert job.lane == keys[i + 2]
+                assert job.lane == keys[2 + i // 2 * 3]
                 job.entry = None
                 moved += 1
         return moved
@@ -273,7 +282,7 @@ def essence(script: str, answer: Any) -> Any:
         return None
     if script == "begin" and answer[0] == b"run":
         return ["run", answer[1], answer[4], answer[5]]
-    if script == "attach":
+    if script == "attach" or (script == "enqueue" and answer[0] == b"queued"):
         answer = answer[:1]
     if isinstance(answer, list):
         return [part.decode() if isinstance(part, bytes) else part for part in answer]

@@ -16,7 +16,7 @@ from shared.domain.usage import Outcome
 from shared.errors import QueueFull
 from shared.ids import JobId
 from shared.queue import depth
-from shared.queue.consumer import Consumer, LeaseLost
+from shared.queue.consumer import Consumer, LeaseLost, PutAside
 from shared.queue.delays import Delays
 from shared.queue.frames import Result
 from shared.queue.redis_link import RedisArg, RedisLink
@@ -25,7 +25,9 @@ from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link, redis_version
 
 
-async def test_reclaim_finds_the_one_silent_job_behind_hundreds_of_fresh_ones(queue: Queue) -> None:
+async def test_reclaim_finds_the_one_silent_job_behind_hundreds_of_fresh_ones(link: RedisLink) -> None:
+    queue = Queue(link, QueueSettings(ready_window=1_000))
+    await queue.consumer("nobody").create_groups()
     dead, busy, sweeper = (queue.consumer(name) for name in ("dead", "busy", "sweeper"))
     jobs = [a_job() for _ in range(900)]
     await queue.enqueue(*jobs)
@@ -120,13 +122,13 @@ async def test_a_job_that_kills_its_workers_is_dead_lettered_after_max_deliverie
 async def test_a_retried_job_is_not_taken_for_one_that_kills_its_workers(
     queue: Queue, link: RedisLink
 ) -> None:
-    worker, delays = queue.consumer("worker"), Delays(link, shards=1)
+    worker, delays = queue.consumer("worker"), Delays(link, QueueSettings())
     await queue.enqueue(a_job())
 
     for attempts in range(10):
         lease = await queue.lease(worker)
         assert (lease.deliveries, lease.attempts) == (1, attempts)
-        assert await worker.retry_later(lease, delay_seconds=0)
+        assert await worker.retry_later(lease, delay_seconds=0) is PutAside.DONE
         assert await delays.promote([PROVIDER]) == 1
 
 
@@ -201,7 +203,7 @@ async def test_a_full_lane_refuses_new_jobs_and_still_knows_old_ones(link: Redis
     with pytest.raises(QueueFull) as refused:
         await queue.enqueue(a_job())
 
-    assert refused.value.retry_after_seconds == 5
+    assert 4 <= (refused.value.retry_after_seconds or 0) <= 5
     assert (await queue.producer.enqueue(first, reply_to="")).attached
     await queue.enqueue(a_job(lane=Lane.BATCH))
 
@@ -221,11 +223,14 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
         # Redis before 7.0 lets no script write beyond maxmemory: the job is left to be reclaimed.
         with pytest.raises(OutOfMemoryError):
             await queue.finish(worker, leases[0])
+        await link.execute("CONFIG", "SET", "maxmemory", 0)
+        await queue.finish(worker, leases[0])
+        assert await queue.state(ended) == "succeeded"
         return
     await worker.append(leases[3], 1, [b"{}"])
     await worker.hand_back(leases[1])
     await worker.retry_later(leases[2], delay_seconds=0)
-    await Delays(link, shards=1).promote([PROVIDER])
+    await Delays(link, QueueSettings()).promote([PROVIDER])
     for lease in (leases[0], leases[3]):
         await queue.finish(worker, lease)
     states = [await queue.state(job) for job in (ended, streamed, returned, retried)]

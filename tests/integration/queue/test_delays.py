@@ -6,7 +6,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from shared import keyspace
-from shared.queue.consumer import Consumer
+from shared.queue.consumer import Consumer, PutAside
 from shared.queue.delays import Delays
 from tests.integration.queue.support import PROVIDER, Queue, a_job
 
@@ -15,7 +15,7 @@ OTHER = "lab"
 
 @pytest.fixture
 def delays(queue: Queue) -> Delays:
-    return Delays(queue.link, shards=queue.settings.shards)
+    return Delays(queue.link, queue.settings)
 
 
 async def a_due_retry(queue: Queue, provider: str) -> str:
@@ -25,7 +25,7 @@ async def a_due_retry(queue: Queue, provider: str) -> str:
     await consumer.create_groups()
     await queue.enqueue(job)
     lease = await queue.lease(consumer)
-    assert await consumer.retry_later(lease, delay_seconds=0)
+    assert await consumer.retry_later(lease, delay_seconds=0) is PutAside.DONE
     lane = queue.lane_key(job)
     assert await queue.link.execute("XLEN", lane) == 0
     return lane

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
@@ -12,7 +12,7 @@ from redis.crc import key_slot
 
 from scheduler.duties.forget_consumers import forget_consumers
 from shared import keyspace
-from shared.domain.job import JobState, Lane
+from shared.domain.job import JobState, Lane, Target
 from shared.ids import AccountId
 from shared.queue.delays import Delays
 from shared.queue.redis_link import RedisArg, RedisLink
@@ -53,16 +53,22 @@ async def use_every_script(queue: Queue, link: RedisLink) -> None:
     await worker.create_groups()
     finished, retried, returned, cancelled = jobs = [a_job(stream=True) for _ in range(4)]
     more = [a_job() for _ in range(30)]
-    await queue.enqueue(*jobs, *more)
+    moved = replace(a_job(), plan=(Target(PROVIDER, "m"), Target("other", "m")))
+    twin = replace(a_job(), account=AccountId("twin"))
+    await queue.enqueue(*jobs, *more, moved)
+    await queue.producer.enqueue(twin, reply_to="", twins="d" * 64)
     read = await queue.read(worker, count=1_000)
     leases = {d.job_id: lease for d in read if (lease := await worker.begin(d)) is not None}
-    assert len(leases) == 34
+    assert len(leases) == 36
+    await worker.move(leases[moved.id], why="no reason", call_failed=True)
+    await link.execute("ZADD", keyspace.backlog(0, PROVIDER, Lane.BATCH), 1, "hr:{0}:job:job_none")
+    await worker.refill()
     await worker.heartbeat(list(leases.values()))
     await worker.append(leases[finished.id], 1, [b"{}"])
     await queue.finish(worker, leases[finished.id])
     for job in (retried, *more):
         await worker.retry_later(leases[job.id], delay_seconds=0)
-    await Delays(link, shards=queue.settings.shards).promote([PROVIDER])
+    await Delays(link, queue.settings).promote([PROVIDER])
     await worker.hand_back(leases[returned.id])
     await queue.producer.claim_key("d" * 64, cancelled.id, instead_of=None, seconds=60)
     await queue.producer.leave(cancelled, "reader")
@@ -76,7 +82,7 @@ async def use_every_script(queue: Queue, link: RedisLink) -> None:
 async def test_all_keys_of_a_call_are_in_one_slot_of_a_cluster(
     calls: list[Call], link: RedisLink, shards: int
 ) -> None:
-    await use_every_script(Queue(link, QueueSettings(shards=shards)), link)
+    await use_every_script(Queue(link, QueueSettings(shards=shards, ready_window=1_000)), link)
 
     assert {call.script for call in calls} == set(SCRIPTS)
     for call in calls:
@@ -89,7 +95,7 @@ async def test_all_keys_of_a_call_are_in_one_slot_of_a_cluster(
 async def test_every_key_carries_its_shard_and_nothing_else_as_hash_tag(
     calls: list[Call], link: RedisLink, shards: int
 ) -> None:
-    await use_every_script(Queue(link, QueueSettings(shards=shards)), link)
+    await use_every_script(Queue(link, QueueSettings(shards=shards, ready_window=1_000)), link)
 
     tags = {f"{{{shard}}}" for shard in range(shards)}
     for key in {key for call in calls for key in call.keys}:
@@ -132,7 +138,9 @@ MAY_EXCEED_MEMORY = {
     "forget",
     "hand_back",
     "leave",
+    "move",
     "promote_due",
+    "refill",
     "retry_later",
 }
 """Those that lead to an end, and so to freed memory. Refusing new work is what full memory is for."""
@@ -216,9 +224,35 @@ async def _put_aside(queue: Queue) -> None:
     await worker.retry_later(await queue.lease(worker), delay_seconds=0)
 
 
+async def _moved(queue: Queue) -> None:
+    worker = queue.consumer("worker")
+    await queue.enqueue(replace(a_job(), plan=(Target(PROVIDER, "m"), Target("other", "m"))))
+    await worker.move(await queue.lease(worker), why="out of order", call_failed=True)
+
+
+async def _waiting(queue: Queue) -> None:
+    await queue.enqueue(*(a_job() for _ in range(40)))
+
+
+async def _began_before_a_backlog(queue: Queue) -> None:
+    await _waiting(queue)
+    await queue.lease(queue.consumer("worker"))
+
+
+async def _joined(queue: Queue) -> None:
+    for job in (a_job(), a_job()):
+        await queue.producer.enqueue(job, reply_to="", reader=job.id[-12:], twins="d" * 64)
+
+
+async def _refilled(queue: Queue) -> None:
+    await _waiting(queue)
+    await queue.link.execute("XTRIM", keyspace.lane(0, PROVIDER, Lane.INTERACTIVE), "MAXLEN", 0)
+    await queue.consumer("worker").refill()
+
+
 async def _promoted(queue: Queue) -> None:
     await _put_aside(queue)
-    await Delays(queue.link, shards=1).promote([PROVIDER])
+    await Delays(queue.link, QueueSettings()).promote([PROVIDER])
 
 
 async def _handed_back(queue: Queue) -> None:
@@ -265,7 +299,12 @@ async def _forgotten_job(queue: Queue) -> None:
 
 GOLDEN: list[tuple[str, Scene]] = [
     ("enqueue", _enqueued),
+    ("enqueue", _waiting),
+    ("enqueue", _joined),
     ("begin", _begun),
+    ("begin", _began_before_a_backlog),
+    ("move", _moved),
+    ("refill", _refilled),
     ("begin", _poisoned),
     ("begin", _expired),
     ("heartbeat", _renewed),
@@ -314,7 +353,8 @@ async def test_a_job_is_forgotten_for_its_owner_alone_and_only_once_it_ended(que
 
     assert (running, foreign, still_foreign, forgotten) == ("running", "missing", "missing", "forgotten")
     assert stored is not None
-    assert (stored.job, stored.state) == (job, JobState.CANCELLED)
+    # Nothing asks again what it was asked.
+    assert (stored.job, stored.state) == (replace(job, body=b""), JobState.CANCELLED)
     assert await queue.producer.stored(job.id, ACME) is None
 
 

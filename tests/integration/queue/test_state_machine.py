@@ -42,7 +42,13 @@ EXAMPLES: Final = int(os.environ.get("HEADRACE_STATE_MACHINE_EXAMPLES", "180"))
 STEPS: Final = 50
 
 SETTINGS: Final = QueueSettings(
-    lease_idle_seconds=600, max_deliveries=2, max_lane_entries=3, inline_result_bytes=8
+    lease_idle_seconds=600,
+    max_deliveries=2,
+    max_lane_entries=3,
+    ready_window=2,
+    inline_result_bytes=8,
+    retry_reserve=1_000,
+    dead_retain_seconds=3_600,
 )
 BUDGET_MS: Final = 3_600_000
 LANES: Final = (Lane.INTERACTIVE, Lane.STANDARD)
@@ -52,6 +58,8 @@ FIXED_KEYS: Final = {
     keyspace.delayed(0, PROVIDER),
     keyspace.dead(0, PROVIDER),
     keyspace.usage(0),
+    keyspace.retries(0, PROVIDER),
+    f"{keyspace.retries(0, PROVIDER)}:reserve",
 }
 STRANGER: Final = AccountId("stranger")
 
@@ -98,7 +106,7 @@ ARGUMENTS: Final[dict[str, dict[str, st.SearchStrategy[Any]]]] = {
         "action": st.sampled_from(
             [
                 *("heartbeat", "append", "succeed", "fail", "cancel"),
-                *("retry now", "retry later", "retry too late", "hand back", "hand back"),
+                *("retry now", "retry later", "retry too late", "defer", "hand back", "hand back"),
             ]
         ),
         "events": st.lists(st.sampled_from([b'{"a":1}', b'{"b":2}']), max_size=3),
@@ -158,7 +166,7 @@ class QueueMachine(RuleBasedStateMachine):
         self.leases: list[tuple[Consumer, Lease]] = []
         self.scripts = ModelledScripts(link, self.model, self.calls)
         self.producer = Producer(link, SETTINGS)
-        self.delays = Delays(link, shards=1)
+        self.delays = Delays(link, SETTINGS)
         self.consumers = [Consumer(link, SETTINGS, name, [PROVIDER]) for name in ("one", "two", "three")]
         self.producer._scripts = self.delays._scripts = self.scripts
         for consumer in self.consumers:
@@ -196,7 +204,10 @@ class QueueMachine(RuleBasedStateMachine):
         job_id = JobId(f"job_{len(self.offered):032x}")
         job = a_job(job_id=job_id, lane=lane, budget_ms=BUDGET_MS, stream=stream)
         self.offered[job.id] = job
-        is_full = len(self.model.lanes[LANE_KEYS[lane]].entries) >= SETTINGS.max_lane_entries
+        waiting = sum(
+            self.model.waits(other) for other in self.model.jobs.values() if other.lane == LANE_KEYS[lane]
+        )
+        is_full = len(self.model.lanes[LANE_KEYS[lane]].entries) + waiting >= SETTINGS.max_lane_entries
         try:
             accepted = self.run(
                 self.producer.enqueue(
@@ -316,6 +327,8 @@ class QueueMachine(RuleBasedStateMachine):
             if action == "append":
                 wanted = self.run(consumer.append(lease, job.last + 1, events or [b"{}"]))
                 assert wanted is not job.cancel
+            elif action == "defer":
+                self.run(consumer.defer(lease, delay_seconds=1))
             elif action in delays:
                 self.run(consumer.retry_later(lease, delay_seconds=delays[action]))
             elif action == "hand back":
@@ -412,12 +425,12 @@ class QueueMachine(RuleBasedStateMachine):
         await self._check_ttls(jobs)
 
     def _check_job(self, job: ModelJob, fields: dict[str, str]) -> None:
-        if job.entry is None:  # the server has just chosen it
+        if self.model.waits(job):
             job.entry = fields["entry"]
-            assert job.entry
-            assert (job.lane, job.entry) not in self.appended
-            self.appended.add((job.lane, job.entry))
-            self.model.lanes[job.lane].entries[job.entry] = job.id
+            if job.entry:  # the server has just let it in
+                assert (job.lane, job.entry) not in self.appended
+                self.appended.add((job.lane, job.entry))
+                self.model.lanes[job.lane].entries[job.entry] = job.id
         assert {
             "state": job.state.value,
             "fence": str(job.fence),
@@ -453,6 +466,7 @@ class QueueMachine(RuleBasedStateMachine):
             for entry, job_id in lane.entries.items():
                 job = self.model.jobs[job_id]
                 assert job.entry == entry or entry in lane.tombstones
+            await self._check_backlog(key, [job for job in jobs if job.lane == key and self.model.waits(job)])
         members = await self.link.execute("ZRANGE", keyspace.delayed(0, PROVIDER), 0, -1)
         assert {text(member) for member in members} == set(self.model.delayed)
         for job in jobs:
@@ -471,9 +485,23 @@ class QueueMachine(RuleBasedStateMachine):
             else:
                 assert job.state is JobState.QUEUED
                 assert not live
-                assert len(delayed) == 1
+                assert len(delayed) == 1 or self.model.waits(job)
             if job.state is JobState.RUNNING:
                 assert job.entry in self.model.lanes[job.lane].pending
+
+    async def _check_backlog(self, lane: str, waiting: list[ModelJob]) -> None:
+        backlog = lane.replace(":lane:", ":backlog:")
+        members = {text(key) for key in await self.link.execute("ZRANGE", backlog, 0, -1)}
+        assert members == {keyspace.job(0, JobId(job.id)) for job in waiting}
+        flat = await self.link.execute("HGETALL", f"{backlog}:tenants")
+        counts = {text(k): text(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
+        if waiting:
+            assert counts[f"n:{ACME}"] == str(len(waiting))
+            assert counts["active"] == "1"
+            # Only a job that was read and not begun yet leaves room that nobody has filled.
+            assert len(self.model.lanes[lane].entries) >= SETTINGS.ready_window
+        else:
+            assert not counts
 
     async def _check_ends(self, jobs: list[ModelJob]) -> None:
         rows = await self.link.execute("XRANGE", keyspace.usage(0), "-", "+")
@@ -487,15 +515,27 @@ class QueueMachine(RuleBasedStateMachine):
         for found in await depth.measure(self.link, [PROVIDER], shards=1):
             lane = self.model.lanes[LANE_KEYS[found.lane]]
             delayed = len(self.model.delayed) if found.lane is Lane.STANDARD else 0
-            assert found.queued == len(lane.entries) - len(lane.pending) + delayed
+            key = LANE_KEYS[found.lane]
+            waiting = sum(self.model.waits(job) for job in self.model.jobs.values() if job.lane == key)
+            assert found.waiting == waiting
+            assert found.queued == len(lane.entries) - len(lane.pending) + waiting + delayed
             assert found.in_flight == len(lane.pending)
-            assert (found.oldest_age_seconds > 0) <= bool(lane.undelivered)
+            assert (found.oldest_age_seconds > 0) <= bool(lane.undelivered or waiting)
 
     async def _check_ttls(self, jobs: list[ModelJob]) -> None:
         expected = {keyspace.job(0, JobId(job.id)) for job in jobs}
         expected |= {keyspace.events(0, JobId(job.id)) for job in jobs if job.last}
         found = {text(key) for key in await self.link.execute("KEYS", "*")}
-        assert found - FIXED_KEYS == expected
+        assert (
+            found
+            - FIXED_KEYS
+            - {
+                f"{key.replace(':lane:', ':backlog:')}{end}"
+                for key in LANE_KEYS.values()
+                for end in ("", ":tenants")
+            }
+            == expected
+        )
         keep_ms = int(SETTINGS.retain_seconds * 1000)
         for ttl in await self.link.execute_many([("PTTL", key) for key in expected]):
             assert 0 < ttl <= BUDGET_MS + keep_ms

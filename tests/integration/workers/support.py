@@ -39,7 +39,7 @@ FAST = ProviderSettings(
 """Clocks and caps that a test can wait for."""
 CALM = ProviderSettings()
 
-ONE_ATTEMPT = QueueSettings(max_attempts=1)
+ONE_ATTEMPT = QueueSettings(max_attempts=1, max_wait_seconds=0.001)
 
 
 @dataclass(frozen=True, slots=True)
