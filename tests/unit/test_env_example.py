@@ -53,7 +53,7 @@ def test_the_example_shows_the_defaults() -> None:
     for group, settings in groups().items():
         for name in type(settings).model_fields:
             value = getattr(settings, name)
-            shown = str(value).lower() if isinstance(value, bool) else str(value or "[]")
+            shown = str(value).lower() if isinstance(value, bool) else str("[]" if value == () else value)
             assert lines[f"HEADRACE_{group.upper()}__{name.upper()}"] == shown
 
 
