@@ -42,16 +42,21 @@ def event_stream(
     )
 
 
-def job_headers(job: Job) -> RawHeaders:
+def job_headers(job: Job, result: Result | None) -> RawHeaders:
+    """With the target that answered; before anybody knows the result, with the planned one."""
+    provider, model = job.target.provider, job.target.model
+    if result is not None and result.head.provider:
+        provider, model = result.head.provider, result.head.model
     return [
         (b"x-headrace-job-id", job.id.encode()),
-        (b"x-headrace-provider", job.target.provider.encode()),
+        (b"x-headrace-provider", provider.encode()),
+        (b"x-headrace-model", model.encode("ascii", "replace")),
     ]
 
 
 def result_headers(job: Job, result: Result, *, replayed: bool) -> RawHeaders:
     headers = [
-        *job_headers(job),
+        *job_headers(job, result),
         (b"x-headrace-attempts", b"%d" % result.head.attempts),
         (b"x-headrace-queue-ms", b"%d" % result.head.queue_ms),
     ]
@@ -62,4 +67,7 @@ def result_headers(job: Job, result: Result, *, replayed: bool) -> RawHeaders:
 
 def note_result(request: Request, result: Result) -> None:
     """What the metrics of this exchange need, left where the edge finds it."""
-    request.scope["state"]["result"] = result.head
+    state = request.scope["state"]
+    state["result"] = result.head
+    # It may have been answered by another one than was planned.
+    state["provider"] = result.head.provider or state["provider"]

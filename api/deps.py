@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -11,6 +12,7 @@ from starlette.types import Scope
 
 from api.replies import Replies
 from shared.auth.lookup import KeyLookup
+from shared.domain.conditions import ProviderCondition
 from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed
 from shared.ids import RequestId
@@ -20,6 +22,7 @@ from shared.providers.registry import Registry
 from shared.queue.presence import Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
+from shared.routing.router import Router
 from shared.settings import Settings
 
 
@@ -33,9 +36,12 @@ class Broker:
     registry: Registry
     catalogue: Catalogue
     model_lists: ModelLists
+    router: Router
     keys: KeyLookup
     redis: Redis
     engine: AsyncEngine
+    conditions: Mapping[str, ProviderCondition] = field(default_factory=dict)
+    """How providers do, by id; one that is missing does as `UNKNOWN` says."""
 
     def providers(self) -> list[str]:
         """What to show as served, of what has an address here: what live workers serve. Where none

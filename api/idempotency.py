@@ -60,10 +60,10 @@ def _is_worth_another_run(head: ResultHead) -> bool:
     return head.outcome is not Outcome.FAILED or head.status == 429 or head.status >= 500
 
 
-def fingerprint_of(document: dict[str, Any], provider: str) -> str:
+def fingerprint_of(document: dict[str, Any], asked: tuple[str, ...]) -> str:
     """What a second request under the same key has to ask again.
 
-    The provider is part of it: once a route is chosen, `document` names the model alone.
+    `asked`: the route or provider named and the fallbacks, which `document` does not say any more.
     """
-    asked = orjson.dumps([provider, document], option=orjson.OPT_SORT_KEYS)
-    return hashlib.sha256(asked).hexdigest()
+    both = orjson.dumps([*asked, document], option=orjson.OPT_SORT_KEYS)
+    return hashlib.sha256(both).hexdigest()

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from random import Random
 from types import FrameType
 from typing import Any, Final
 
@@ -47,6 +48,9 @@ from shared.queue.frames import ResultHead
 from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
+from shared.routing.router import Router
+from shared.routing.watch import LOOK_SECONDS as ROUTES_LOOK_SECONDS
+from shared.routing.watch import RoutingWatch
 from shared.settings import Settings
 
 _KEY_VERSION_SECONDS: Final = 2.0
@@ -72,6 +76,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
         model_lists = ModelLists(link, registry.profiles)
+        catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
+        routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
         replies = Replies(
             producer,
             redis_url,
@@ -85,8 +91,15 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             replies=replies,
             presence=presence,
             registry=registry,
-            catalogue=Catalogue.load(settings.catalogue_file, providers=registry.profiles),
+            catalogue=catalogue,
             model_lists=model_lists,
+            router=Router(
+                routing,
+                registry,
+                catalogue,
+                settings.default_provider,
+                rng=Random(),  # noqa: S311 - shares of load, no secret
+            ),
             keys=keys,
             redis=redis,
             engine=engine,
@@ -98,6 +111,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
             asyncio.create_task(_look_for_models(app.state.broker), name="models"),
+            asyncio.create_task(_look_for_routes(routing), name="routes"),
         ]
         logger.info("api started", channel=replies.channel)
         yield
@@ -202,6 +216,13 @@ async def _look_for_models(via: Broker) -> None:
         via.catalogue.served = frozenset(via.providers())
         # Sooner while no worker has told anything: both boot at once.
         await asyncio.sleep(MODELS_LOOK_SECONDS if via.model_lists.health else LOOK_SECONDS)
+
+
+async def _look_for_routes(routing: RoutingWatch) -> None:
+    """The routing file, in case its operator changed it."""
+    while True:
+        await asyncio.sleep(ROUTES_LOOK_SECONDS)
+        routing.look()
 
 
 class ApiServer(uvicorn.Server):

@@ -6,6 +6,7 @@ A model goes by the name that leads to it: bare where that is enough, else `prov
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Final
 
 from api.deps import Broker
 from shared.domain.job import Target
@@ -13,8 +14,11 @@ from shared.errors import ModelNotFound
 from shared.providers.catalogue import ListedModel, Model
 from shared.providers.profile import ProviderProfile
 from shared.providers.resolve import resolve
+from shared.routing.table import Route
 
 Known = Model | ListedModel | None
+ROUTES_OWNER: Final = "headrace"
+"""Of a name that leads to several providers."""
 
 
 def names_in(via: Broker) -> Iterator[tuple[str, str, Known]]:
@@ -35,6 +39,16 @@ def aliases(via: Broker) -> list[str]:
     return [name for name, model in via.catalogue.aliases.items() if model.partition("/")[0] in served]
 
 
+def routes(via: Broker) -> list[Route]:
+    """Those that lead to some provider that is served."""
+    served = set(via.providers())
+    return [
+        route
+        for route in via.router.table.routes.values()
+        if any(target.provider in served for target in route.targets)
+    ]
+
+
 def _models_of(profile: ProviderProfile, via: Broker) -> Iterator[tuple[str, Known]]:
     """Of the catalogue, of its operator's configuration, of its own list; each once."""
     seen: set[str] = set()
@@ -53,7 +67,7 @@ def _models_of(profile: ProviderProfile, via: Broker) -> Iterator[tuple[str, Kno
 
 
 def _asked_as(name: str, profile: ProviderProfile, model: Known, via: Broker) -> str:
-    if name in profile.models and not isinstance(model, Model):
+    if name in via.router.table.routes or (name in profile.models and not isinstance(model, Model)):
         return f"{profile.id}/{name}"
     try:
         bare = resolve(name, via.registry, via.settings.default_provider, via.catalogue)
@@ -63,7 +77,7 @@ def _asked_as(name: str, profile: ProviderProfile, model: Known, via: Broker) ->
 
 
 def everything(via: Broker) -> Iterator[tuple[str, str, Known]]:
-    """The same, and the presets and aliases."""
+    """The same, and the presets, aliases and routes."""
     yield from names_in(via)
     served = set(via.providers())
     for preset in via.registry.presets.values():
@@ -77,3 +91,5 @@ def everything(via: Broker) -> Iterator[tuple[str, str, Known]]:
         provider, _, name = via.catalogue.aliases[alias].partition("/")
         known = via.catalogue.of_provider(provider, name) or via.catalogue.lists(provider, name)
         yield alias, provider, known
+    for route in routes(via):
+        yield route.name, ROUTES_OWNER, None

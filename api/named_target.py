@@ -4,25 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
+from starlette.requests import Request
+
 from api.deps import Broker
-from api.plan import choose_target
-from shared.domain.job import JobKind, Target
+from api.plan import choose_plan, plan_for
+from shared.domain.job import JobKind
+from shared.domain.principal import Principal
 from shared.errors import NotFound
-from shared.providers.resolve import resolve
+from shared.routing.router import Plan
 
 
-def take_target(document: dict[str, Any], via: Broker, *, presets_of: JobKind | None = None) -> Target:
-    """Takes `provider` out of `document`. Raises NotFound, ModelNotFound.
+def take_plan(
+    document: dict[str, Any], kind: JobKind, request: Request, principal: Principal, via: Broker
+) -> Plan:
+    """Takes `provider` out of `document`. Raises NotFound, and what `choose_plan` raises.
 
-    Where no provider is named, `model` may be a preset's name in a request of kind `presets_of`.
+    Where no provider is named, `model` may be all that it may be on the other routes.
     """
-    provider, name = document.pop("provider", None), document["model"]
-    if provider is not None:
-        require_provider(provider, via)
-        name = f"{provider}/{name}"
-    elif presets_of is not None:
-        return choose_target(document, presets_of, via)
-    return resolve(name, via.registry, via.settings.default_provider, via.catalogue)
+    provider = document.pop("provider", None)
+    if provider is None:
+        return choose_plan(document, kind, request, principal, via)
+    require_provider(provider, via)
+    return plan_for(f"{provider}/{document['model']}", document, kind, request, via)
 
 
 def require_provider(provider: str, via: Broker) -> None:

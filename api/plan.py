@@ -1,23 +1,97 @@
-"""HOT PATH. Where a request goes, and what a preset adds to it first."""
+"""HOT PATH. Where a request may go, and what a preset adds to it first."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
+from starlette.requests import Request
+
+from api.default_model import default_model
 from api.deps import Broker
-from shared.domain.job import JobKind, Target
+from api.fallbacks import says_something, take_wish
+from shared.domain.job import JobKind
+from shared.domain.principal import Preference, Principal
 from shared.providers.presets import apply
-from shared.providers.resolve import resolve
+from shared.routing.router import Plan
+from shared.routing.table import CALLERS_CHOICE
+
+_COMPLETED: Final = frozenset(
+    {JobKind.CHAT, JobKind.MESSAGES, JobKind.RESPONSES, JobKind.COMPLETION, JobKind.COUNT_TOKENS}
+)
+"""Kinds that a preset can complete."""
+_PREFERRED: Final = _COMPLETED | {JobKind.SUMMARIZATION}
+"""Kinds whose model can be left to the account's preference, which is of a model that writes."""
 
 
-def choose_target(document: dict[str, Any], kind: JobKind, via: Broker) -> Target:
-    """The target of a checked request. Where `model` is a preset's name, `document` is completed by it.
+def choose_plan(
+    document: dict[str, Any], kind: JobKind, request: Request, principal: Principal, via: Broker
+) -> Plan:
+    """The plan of a checked request: its `model` may be a preset, a route, an alias, a model, or left
+    to the account's preference. A preset completes `document`; the caller's fallbacks are taken out of it.
 
-    Raises ModelNotFound, or InvalidRequest for what the preset cannot say in this kind of request.
+    Raises ModelNotFound, NoFittingTarget, or InvalidRequest for what the preset cannot say in this
+    kind of request or what is wrong with the fallbacks.
     """
-    registry = via.registry
-    name = document["model"]
-    if registry.presets and (preset := registry.presets.get(name)) is not None:
+    name, registry = document["model"], via.registry
+    preference = None
+    if name in CALLERS_CHOICE and kind in _PREFERRED and not _is_somebodys_name(name, via):
+        preference = principal.preference or Preference(default_model(via))
+        name = preference.model
+    if registry.presets and kind in _COMPLETED and (preset := registry.presets.get(name)) is not None:
         apply(preset, document, kind)
         name = preset.model
-    return resolve(name, registry, via.settings.default_provider, via.catalogue)
+    return plan_for(name, document, kind, request, via, preference=preference)
+
+
+def plan_for(
+    name: str,
+    document: dict[str, Any],
+    kind: JobKind,
+    request: Request,
+    via: Broker,
+    *,
+    preference: Preference | None = None,
+) -> Plan:
+    """The same for a name that is neither a preset nor left to a preference.
+
+    `preference`: where `name` is from, if from there.
+    """
+    if (
+        preference is None
+        and not says_something(document, request.scope)
+        and (only := via.router.only_plan(name)) is not None
+    ):
+        return only
+    wish, changed = take_wish(name, document, request.scope, via)
+    said = wish.fallbacks
+    if preference is not None:
+        wish = replace(
+            wish,
+            fallbacks=(preference.fallback_models or None) if said is None else said,
+            fallback_on=preference.fallback_on if wish.fallback_on is None else wish.fallback_on,
+        )
+    plan = via.router.plan(
+        wish,
+        # Whoever takes a message can tell how long it is.
+        JobKind.MESSAGES if kind is JobKind.COUNT_TOKENS else kind,
+        document,
+        conditions=via.conditions,
+        serves=via.presence.serves,
+    )
+    if preference is not None:
+        # The same request stays the same when the preference changes.
+        plan = replace(plan, asked=(document["model"], *(said or ())))
+    return replace(plan, rewritten=True) if changed else plan
+
+
+def _is_somebodys_name(name: str, via: Broker) -> bool:
+    """Whether something here was called so before it had a meaning of its own."""
+    known = via.catalogue
+    return (
+        name in via.registry.presets
+        or name in known.aliases
+        or known.find(name) is not None
+        or known.lister_of(name) is not None
+        or any(name in profile.models for profile in via.registry.profiles.values())
+    )

@@ -9,15 +9,16 @@ import orjson
 
 from api.sse import AS_STORED
 from api.submit import Submission
-from shared.domain.job import JobKind, Surface, Target
+from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
+from shared.routing.router import Plan
 
 Render = Callable[[dict[str, Any], Result], dict[str, Any]]
 """The caller's form of the answer of a RERANK job."""
 
 
 def rerank_call(
-    document: dict[str, Any], documents: list[str], target: Target, surface: Surface, render: Render
+    document: dict[str, Any], documents: list[str], plan: Plan, surface: Surface, render: Render
 ) -> Submission:
     """A job of the request in `document`, whose documents come as `documents`."""
 
@@ -31,7 +32,9 @@ def rerank_call(
         kind=JobKind.RERANK,
         document={name: value for name, value in asked.items() if value is not None},
         body=None,
-        target=target,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=surface,
         stream=False,
         include_usage=True,

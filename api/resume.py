@@ -59,7 +59,7 @@ async def resume(
             reply.offer(stored)
         return event_stream(
             reply, request, via, job.surface, _FORMS[job.surface], with_ids=True,
-            headers=job_headers(job), departure=departure,
+            headers=job_headers(job, reply.result), departure=departure,
         )  # fmt: skip
     except BaseException:
         departure()

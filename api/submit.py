@@ -24,7 +24,7 @@ from api.replies import Reply, new_reader
 from api.responses import RawHeaders, json_response
 from api.resume import resume
 from api.sse import StreamForm
-from shared.domain.job import Job, JobKind, Lane, Surface, Target
+from shared.domain.job import FallbackOn, Job, JobKind, Lane, Surface, Target
 from shared.domain.principal import Principal
 from shared.errors import QueueUnavailable
 from shared.ids import new_job_id
@@ -40,6 +40,9 @@ class Submission:
     """
     document: the request in the form of `kind`, gateway-only fields already taken out
     body: the bytes it was parsed from when they still say the same, else None
+    plan: where the job may run, best first
+    asked: what of the plan the caller asked for, which does not change with how providers do
+    fallback_on: failures of the request itself that move the job on
     include_usage: whether the caller asked for the usage chunk of a chat stream
     retain_seconds: how long the result can be read again, if not as long as any other
     """
@@ -48,13 +51,19 @@ class Submission:
 
     document: dict[str, Any]
     body: bytes | None
-    target: Target
+    plan: tuple[Target, ...]
+    asked: tuple[str, ...]
     surface: Surface
     stream: bool
     include_usage: bool
     render_body: RenderBody
     form: StreamForm
     retain_seconds: float | None = None
+    fallback_on: frozenset[FallbackOn] = frozenset()
+
+    @property
+    def target(self) -> Target:
+        return self.plan[0]
 
 
 async def submit(call: Submission, request: Request, principal: Principal, via: Broker) -> Response:
@@ -74,14 +83,14 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
 
     via.presence.require(call.target.provider)
     key = key_of(headers)
+    # Of what the caller asked, so before anything of it is rewritten for the provider.
+    fingerprint = "" if key is None else fingerprint_of(call.document, call.asked)
     dropped: list[str] = []
     if headers.get(ASKED, "").lower() == "true":
         dropped = drop_params(
             call.document, kind=call.kind, target=call.target, profile=profile, stream=call.stream
         )
         call = replace(call, body=None) if dropped else call
-    # Of what the caller asked, so before anything of it is rewritten for the provider.
-    fingerprint = "" if key is None else fingerprint_of(call.document, call.target.provider)
     job = Job(
         id=(
             new_job_id()
@@ -94,7 +103,8 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         account=principal.account,
         api_key=principal.api_key,
         request_id=request_id_of(request.scope),
-        plan=(call.target,),
+        plan=call.plan,
+        fallback_on=call.fallback_on,
         stream=call.stream,
         include_usage=call.include_usage,
         budget_ms=int(via.settings.api.request_timeout_seconds * 1000),
@@ -126,7 +136,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             await _hold_for_first_event(reply, via.settings.api.stream_hold_seconds)
             return event_stream(
                 reply, request, via, call.surface, call.form, with_ids=_wants_ids(headers),
-                headers=[*job_headers(job), *_told(dropped)], departure=departure,
+                headers=[*job_headers(job, reply.result), *_told(dropped)], departure=departure,
             )  # fmt: skip
         result = await reply.outcome()
         body = call.render_body(result)

@@ -18,6 +18,8 @@ from shared.providers.catalogue import Catalogue
 from shared.providers.catalogue_file import CatalogueFileInvalid
 from shared.providers.custom import ProvidersFileInvalid
 from shared.providers.registry import Registry
+from shared.routing.routing_file import RoutingFileInvalid
+from shared.routing.watch import RoutingWatch
 from shared.settings import Settings, environment_variable, load_settings
 
 PEPPER_FILE: Final = "key-pepper"
@@ -61,6 +63,16 @@ def check_or_exit(settings: Settings) -> None:
         faultpoints.arm(settings.faultpoints)
     except ValueError:
         fail("FAULTPOINTS: must be <point>@<number>, separated by commas.")
+
+
+def check_routing_or_exit(settings: Settings) -> None:
+    """Of the processes that read the routing file: others may not know every provider it names."""
+    registry = Registry.from_settings(settings)
+    catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
+    try:
+        RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
+    except RoutingFileInvalid as invalid:
+        fail(f"HEADRACE_ROUTING_FILE: {' '.join(str(invalid).split())}")
 
 
 def database_url_or_exit(settings: Settings) -> str:

@@ -13,7 +13,7 @@ import uvloop
 from loguru import logger
 
 from cli import db, keys, up
-from cli.configuration import check_or_exit, fail, pepper_or_exit, settings_or_exit
+from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
@@ -46,7 +46,9 @@ def run_api_process() -> None:
 
     settings = settings_or_exit()
     pepper = pepper_or_exit(settings)
-    _run(run_api(settings, _ready(settings), pepper))
+    redis_url = _ready(settings)
+    check_routing_or_exit(settings)
+    _run(run_api(settings, redis_url, pepper))
 
 
 @app.command("worker")

@@ -4,7 +4,8 @@
     ├── InvalidRequest                validation_error                   400, 422
     │   ├── InvalidJson               validation_error / invalid_json    400
     │   ├── TooComplex                validation_error / too_complex     400
-    │   └── UnsupportedContent        validation_error                   415
+    │   ├── UnsupportedContent        validation_error                   415
+    │   └── NoFittingTarget           validation_error                   400
     ├── PayloadTooLarge               payload_too_large                  413
     ├── HeadersTooLarge               validation_error                   431
     ├── AuthenticationFailed          authentication_error               401
@@ -110,6 +111,25 @@ class BadRequest(InvalidRequest):
 
 class UnsupportedContent(InvalidRequest):
     code, status = "unsupported_content", 415
+
+
+class NoFittingTarget(InvalidRequest):
+    """Of several targets none can take the request. `lacking`: what each one cannot do.
+
+    too_long: whether it is the length of the request alone
+    """
+
+    code, status = "no_fitting_target", 400
+
+    def __init__(self, name: str, lacking: Mapping[str, list[str]], *, too_long: bool = False) -> None:
+        told = "; ".join(f"{target}: {', '.join(lacks)}" for target, lacks in lacking.items())
+        super().__init__(
+            f"No target of {name!r} can take this request. What they lack is {told}.",
+            param="model",
+            details={"lacking": dict(lacking)},
+        )
+        if too_long:
+            self.code = "context_length_exceeded"
 
 
 class MethodNotAllowed(InvalidRequest):

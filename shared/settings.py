@@ -202,6 +202,8 @@ class Settings(BaseSettings):
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
     catalogue_file: Path | None = None
     """TOML file of models and prices to add to the catalogue or to replace there, and of aliases."""
+    routing_file: Path | None = None
+    """TOML file of routes over several models, and of fallbacks; read again whenever it changes."""
     default_provider: str = Field(
         default="openai", validation_alias=AliasChoices("HEADRACE_DEFAULT_PROVIDER", "AI_PROVIDER")
     )

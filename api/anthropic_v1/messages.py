@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
@@ -11,17 +12,18 @@ from starlette.responses import Response
 from api.anthropic_v1.schemas import ErrorAnswer, MessageAnswer, TokenCount, check_messages, check_token_count
 from api.deps import Broker, authenticate, broker_of
 from api.json_body import parse_object
-from api.plan import choose_target
+from api.plan import choose_plan
 from api.request_body import read_body
 from api.responses import json_response
 from api.resume import register_form
 from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
-from shared.domain.job import JobKind, Surface, Target
+from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
 from shared.providers.dialects.anthropic import wanted_api
 from shared.providers.profile import not_served
 from shared.providers.tokens import prompt_tokens
+from shared.routing.router import Plan
 
 router: Final = APIRouter()
 
@@ -48,7 +50,7 @@ def _request_body(required: list[str], example: dict[str, Any]) -> dict[str, Any
     tags=["Anthropic"],
 )
 async def messages(request: Request) -> Response:
-    """Anthropic's messages for every provider: `model` is a bare name or `provider/model`.
+    """Anthropic's messages for every provider: `model` is a bare name, `provider/model` or a route.
 
     Anthropic is asked as you ask, `anthropic-version` and `anthropic-beta` included; for other
     providers the request is translated, and what they have no word for is a 400 that names it.
@@ -59,9 +61,9 @@ async def messages(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_messages(document)
-    target = choose_target(document, JobKind.MESSAGES, via)
+    plan = choose_plan(document, JobKind.MESSAGES, request, principal, via)
     stream = document.get("stream") is True
-    return await _submit(JobKind.MESSAGES, document, body, target, request, principal, via, stream=stream)
+    return await _submit(JobKind.MESSAGES, document, body, plan, request, principal, via, stream=stream)
 
 
 @router.post(
@@ -79,10 +81,13 @@ async def count_tokens(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_token_count(document)
-    target = choose_target(document, JobKind.COUNT_TOKENS, via)
+    plan = choose_plan(document, JobKind.COUNT_TOKENS, request, principal, via)
+    # Each tokenizer counts for itself: there is nothing to go on to.
+    plan = replace(plan, targets=plan.targets[:1], fallback_on=frozenset())
+    target = plan.targets[0]
     profile = via.registry.get(target.provider)
     if profile.serves(JobKind.COUNT_TOKENS):
-        return await _submit(JobKind.COUNT_TOKENS, document, body, target, request, principal, via)
+        return await _submit(JobKind.COUNT_TOKENS, document, body, plan, request, principal, via)
     if not profile.serves(JobKind.MESSAGES):
         raise not_served(profile, JobKind.MESSAGES)
     request.scope["state"]["provider"] = target.provider
@@ -94,7 +99,7 @@ async def _submit(
     kind: JobKind,
     document: dict[str, Any],
     body: bytes,
-    target: Target,
+    plan: Plan,
     request: Request,
     principal: Principal,
     via: Broker,
@@ -105,8 +110,10 @@ async def _submit(
     call = Submission(
         kind=kind,
         document=document,
-        body=None if changed else body,
-        target=target,
+        body=None if changed or plan.rewritten else body,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.ANTHROPIC,
         stream=stream,
         include_usage=True,

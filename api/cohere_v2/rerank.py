@@ -10,11 +10,11 @@ from starlette.responses import Response
 
 from api.checking import check
 from api.openai_v1.vector_schemas import RerankOptions
+from api.plan import choose_plan
 from api.posted import posted
 from api.rerank import rerank_call, texts_of
 from api.submit import submit
-from shared.domain.job import Surface
-from shared.providers.resolve import resolve
+from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -97,6 +97,6 @@ async def rerank(request: Request) -> Response:
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": units}},
         }
 
-    target = resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue)
-    call = rerank_call(document, texts, target, Surface.COHERE, render)
+    plan = choose_plan(document, JobKind.RERANK, request, asked.principal, via)
+    call = rerank_call(document, texts, plan, Surface.COHERE, render)
     return await submit(call, request, asked.principal, via)

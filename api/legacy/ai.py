@@ -52,7 +52,7 @@ async def generate(request: Request) -> Response:
         return _generate_response(result, via, latency_ms=int((time.monotonic() - started_at) * 1000))
 
     named = {name: value for name, value in asked.document.items() if name != "options" and value is not None}
-    call = prompt_call({**(asked.document.get("options") or {}), **named}, via, answer)
+    call = prompt_call({**(asked.document.get("options") or {}), **named}, asked, request, answer)
     return await submit(call, request, asked.principal, via)
 
 

@@ -33,7 +33,7 @@ async def generate_text(request: Request) -> Response:
     """A text by the default provider and model, unless `model` or `provider` name others."""
     asked = await posted(request)
     check(_REQUEST, asked.document)
-    call = prompt_call(asked.document, asked.via, _text_answer)
+    call = prompt_call(asked.document, asked, request, _text_answer)
     return await submit(call, request, asked.principal, asked.via)
 
 

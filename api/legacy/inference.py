@@ -36,7 +36,7 @@ async def complete(request: Request) -> Response:
     """The whole answer at once."""
     asked = await posted(request)
     check(_REQUEST, asked.document)
-    call = prompt_call(asked.document, asked.via, _answer, surface=Surface.INFERENCE)
+    call = prompt_call(asked.document, asked, request, _answer, surface=Surface.INFERENCE)
     return await submit(call, request, asked.principal, asked.via)
 
 
@@ -54,7 +54,9 @@ async def stream(request: Request) -> Response:
     """Server-sent events `{"text": ...}`, then `[DONE]`."""
     asked = await posted(request)
     check(_REQUEST, asked.document)
-    call = prompt_call(asked.document, asked.via, _answer, surface=Surface.INFERENCE, stream=True, form=FORM)
+    call = prompt_call(
+        asked.document, asked, request, _answer, surface=Surface.INFERENCE, stream=True, form=FORM
+    )
     return await submit(call, request, asked.principal, asked.via)
 
 

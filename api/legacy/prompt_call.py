@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import orjson
+from starlette.requests import Request
 
 from api.checking import fault
-from api.deps import Broker
-from api.legacy.default_target import OPENAI, take_target_or_default
+from api.default_model import OPENAI
+from api.legacy.default_target import take_plan_or_default
+from api.posted import Posted
 from api.sse import AS_STORED, StreamForm
 from api.submit import RenderBody, Submission
 from shared.domain.job import JobKind, Surface
@@ -17,7 +19,8 @@ from shared.queue.frames import Result
 
 def prompt_call(
     document: dict[str, Any],
-    via: Broker,
+    asked: Posted,
+    request: Request,
     render_body: RenderBody,
     *,
     surface: Surface = Surface.UNIFIED,
@@ -31,9 +34,10 @@ def prompt_call(
     prompt = document.pop("prompt", None)
     if prompt is not None:
         document["messages"] = [{"role": "user", "content": prompt}]
-    target = take_target_or_default(document, via)
+    via = asked.via
+    plan = take_plan_or_default(document, JobKind.CHAT, request, asked.principal, via)
     if (
-        target.provider == OPENAI
+        plan.targets[0].provider == OPENAI
         and document.get("max_tokens") is None
         and document.get("max_completion_tokens") is None
     ):
@@ -45,7 +49,9 @@ def prompt_call(
         kind=JobKind.CHAT,
         document=document,
         body=None,
-        target=target,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=surface,
         stream=stream,
         include_usage=False,

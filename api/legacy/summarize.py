@@ -10,14 +10,15 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from api.checking import check, fault
-from api.deps import Broker
-from api.legacy.default_target import take_target_or_default
+from api.legacy.default_target import take_plan_or_default
 from api.legacy.schemas import ErrorResponse, SummarizeRequest, Summary, request_body
-from api.posted import posted
+from api.plan import plan_for
+from api.posted import Posted, posted
 from api.sse import AS_STORED
 from api.submit import Submission, submit
-from shared.domain.job import JobKind, Surface, Target
+from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
+from shared.routing.router import Plan
 
 router: Final = APIRouter()
 
@@ -45,11 +46,14 @@ async def summarize(request: Request) -> Response:
     check(_REQUEST, document)
     if (document.get("min_length") or 0) > (document.get("max_length") or _UNBOUNDED):
         raise fault("min_length", "is above `max_length`")
+    plan = _plan(asked, request)
     call = Submission(
         kind=JobKind.SUMMARIZATION,
-        target=_target(document, via),
         document=document,
         body=None,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.UNIFIED,
         stream=False,
         include_usage=False,
@@ -59,12 +63,13 @@ async def summarize(request: Request) -> Response:
     return await submit(call, request, asked.principal, via)
 
 
-def _target(document: dict[str, Any], via: Broker) -> Target:
+def _plan(asked: Posted, request: Request) -> Plan:
+    document, via = asked.document, asked.via
     named = document.get("model") is not None or document.get("provider") is not None
     if not named and _TASK_PROVIDER in via.providers():
         document.pop("provider", None)
-        return Target(_TASK_PROVIDER, _TASK_MODEL)
-    return take_target_or_default(document, via)
+        return plan_for(f"{_TASK_PROVIDER}/{_TASK_MODEL}", document, JobKind.SUMMARIZATION, request, via)
+    return take_plan_or_default(document, JobKind.SUMMARIZATION, request, asked.principal, via)
 
 
 def _summary(result: Result) -> bytes:

@@ -10,7 +10,7 @@ from starlette.responses import Response
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.openai_v1.schemas import ChatCompletion, ErrorAnswer, check_chat_completion
-from api.plan import choose_target
+from api.plan import choose_plan
 from api.request_body import read_body
 from api.sse import AS_STORED
 from api.submit import Submission, as_stored, submit
@@ -44,7 +44,7 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
     tags=["OpenAI"],
 )
 async def chat_completions(request: Request) -> Response:
-    """OpenAI's chat completions for every provider: `model` is a bare name or `provider/model`.
+    """OpenAI's chat completions for every provider: `model` is a bare name, `provider/model` or a route.
 
     Parameters unknown here are passed on. With `stream: true` the answer is server-sent
     events; `x-stream-ids: true` adds ids, and repeating the request with `Last-Event-ID`
@@ -56,11 +56,14 @@ async def chat_completions(request: Request) -> Response:
     document = parse_object(body)
     check_chat_completion(document)
     options = document.get("stream_options")
+    plan = choose_plan(document, JobKind.CHAT, request, principal, via)
     call = Submission(
         kind=JobKind.CHAT,
         document=document,
-        body=body,
-        target=choose_target(document, JobKind.CHAT, via),
+        body=None if plan.rewritten else body,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.OPENAI,
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from api.checking import check
 from api.openai_v1.schemas import ErrorAnswer
 from api.openai_v1.vector_schemas import MAX_INPUT_NODES, Completion, CompletionRequest
-from api.plan import choose_target
+from api.plan import choose_plan
 from api.posted import posted
 from api.sse import AS_STORED
 from api.submit import Submission, as_stored, submit
@@ -47,11 +47,14 @@ async def completions(request: Request) -> Response:
     document, via = asked.document, asked.via
     check(_COMPLETION_REQUEST, document)
     options = document.get("stream_options")
+    plan = choose_plan(document, JobKind.COMPLETION, request, asked.principal, via)
     call = Submission(
         kind=JobKind.COMPLETION,
         document=document,
-        body=asked.body,
-        target=choose_target(document, JobKind.COMPLETION, via),
+        body=None if plan.rewritten else asked.body,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.OPENAI,
         stream=document.get("stream") is True,
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,

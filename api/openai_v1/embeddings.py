@@ -12,11 +12,11 @@ from starlette.responses import Response
 from api.checking import check
 from api.openai_v1.schemas import ErrorAnswer
 from api.openai_v1.vector_schemas import MAX_INPUT_NODES, EmbeddingList, EmbeddingOptions
+from api.plan import choose_plan
 from api.posted import posted
 from api.sse import AS_STORED
 from api.submit import Submission, submit
 from shared.domain.job import JobKind, Surface
-from shared.providers.resolve import resolve
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -48,11 +48,14 @@ async def embeddings(request: Request) -> Response:
     asked = await posted(request, max_nodes=MAX_INPUT_NODES)
     document, via = asked.document, asked.via
     check(_EMBEDDING_REQUEST, document)
+    plan = choose_plan(document, JobKind.EMBEDDINGS, request, asked.principal, via)
     call = Submission(
         kind=JobKind.EMBEDDINGS,
         document=document,
-        body=asked.body,
-        target=resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue),
+        body=None if plan.rewritten else asked.body,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.OPENAI,
         stream=False,
         include_usage=True,

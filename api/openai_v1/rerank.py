@@ -11,11 +11,11 @@ from starlette.responses import Response
 from api.checking import check
 from api.openai_v1.schemas import ErrorAnswer
 from api.openai_v1.vector_schemas import Ranking, RerankOptions
+from api.plan import choose_plan
 from api.posted import posted
 from api.rerank import rerank_call, texts_of, tokens_of
 from api.submit import submit
-from shared.domain.job import Surface
-from shared.providers.resolve import resolve
+from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -63,6 +63,6 @@ async def rerank(request: Request) -> Response:
         usage = {"prompt_tokens": tokens, "total_tokens": tokens}
         return {"model": answer["model"], "usage": usage, "results": ranked}
 
-    target = resolve(document["model"], via.registry, via.settings.default_provider, via.catalogue)
-    call = rerank_call(document, texts, target, Surface.OPENAI, render)
+    plan = choose_plan(document, JobKind.RERANK, request, asked.principal, via)
+    call = rerank_call(document, texts, plan, Surface.OPENAI, render)
     return await submit(call, request, asked.principal, via)

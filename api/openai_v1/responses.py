@@ -14,7 +14,7 @@ from api.openai_v1 import responses_schemas as schemas
 from api.openai_v1.responses_schemas import check_response_request
 from api.openai_v1.responses_stored import StoredResponse, answer_of, find, go_on_from, input_items
 from api.openai_v1.schemas import ErrorAnswer
-from api.plan import choose_target
+from api.plan import choose_plan
 from api.request_body import read_body
 from api.responses import json_response
 from api.resume import register_form, resume
@@ -49,7 +49,7 @@ _ERRORS: Final[dict[int | str, dict[str, Any]]] = {s: {"model": ErrorAnswer} for
     tags=["OpenAI"],
 )
 async def create(request: Request) -> Response:
-    """OpenAI's responses for every provider: `model` is a bare name or `provider/model`.
+    """OpenAI's responses for every provider: `model` is a bare name, `provider/model` or a route.
 
     Parameters unknown here are passed on. A response is kept for a day unless `store` is
     false; `previous_response_id` goes on from it, with whatever model. `truncation: "auto"` is
@@ -65,11 +65,14 @@ async def create(request: Request) -> Response:
     check_response_request(document)
     if document.get("previous_response_id") is not None:
         body = await go_on_from(document, principal, via, limit=limit)
+    plan = choose_plan(document, JobKind.RESPONSES, request, principal, via)
     call = Submission(
         kind=JobKind.RESPONSES,
         document=document,
-        body=body,
-        target=choose_target(document, JobKind.RESPONSES, via),
+        body=None if plan.rewritten else body,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.RESPONSES,
         stream=document.get("stream") is True,
         include_usage=True,

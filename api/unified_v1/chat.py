@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
-from api.named_target import take_target
+from api.named_target import take_plan
 from api.request_body import read_body
 from api.resume import register_form
 from api.sse import AS_STORED, StreamForm
@@ -56,12 +56,14 @@ async def chat(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
-    target = take_target(document, via, presets_of=JobKind.CHAT)
+    plan = take_plan(document, JobKind.CHAT, request, principal, via)
     call = Submission(
         kind=JobKind.CHAT,
         document=document,
         body=None,
-        target=target,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.UNIFIED,
         stream=document.get("stream") is True,
         include_usage=True,

@@ -10,7 +10,7 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from api.checking import check
-from api.named_target import take_target
+from api.named_target import take_plan
 from api.openai_v1.vector_schemas import MAX_INPUT_NODES
 from api.posted import posted
 from api.sse import AS_STORED
@@ -49,11 +49,14 @@ async def embeddings(request: Request) -> Response:
     asked = await posted(request, max_nodes=MAX_INPUT_NODES)
     document, via = asked.document, asked.via
     check(_EMBEDDING_REQUEST, document)
+    plan = take_plan(document, JobKind.EMBEDDINGS, request, asked.principal, via)
     call = Submission(
         kind=JobKind.EMBEDDINGS,
-        target=take_target(document, via),
         document=document,
         body=None,
+        plan=plan.targets,
+        fallback_on=plan.fallback_on,
+        asked=plan.asked,
         surface=Surface.UNIFIED,
         stream=False,
         include_usage=True,

@@ -7,16 +7,15 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from api.deps import authenticate, broker_of
+from api.deps import Broker, authenticate, broker_of
 from api.json_body import parse_object
-from api.named_target import take_target
+from api.named_target import take_plan
 from api.request_body import read_body
 from api.unified_v1.model_schemas import CostEstimate, check_estimate
 from api.unified_v1.schemas import ErrorAnswer
-from shared.domain.job import JobKind, Target
-from shared.errors import InvalidRequest
+from shared.domain.job import JobKind
+from shared.errors import InvalidRequest, ModelNotFound
 from shared.money import MICRO_PER_USD
-from shared.providers.catalogue import Catalogue
 from shared.providers.duties import estimate_cost
 from shared.providers.profile import Capability
 
@@ -56,11 +55,11 @@ _FIELDS: Final = (
 async def estimate(request: Request) -> CostEstimate:
     """Takes the body of any other route. Tokens count as in the model's family, media by the piece."""
     via = broker_of(request)
-    await authenticate(request, via)
+    principal = await authenticate(request, via)
     document = parse_object(await read_body(request.receive, limit=via.settings.api.max_body_bytes))
     check_estimate(document)
-    target = take_target(document, via)
-    kind = _kind_of(document, target, via.catalogue)
+    kind = _kind_of(document, via)
+    target = take_plan(document, kind, request, principal, via).targets[0]
     profile = via.registry.get(target.provider)
     cost = estimate_cost(profile, target.model, kind, document, via.catalogue)
     high = cost.high_micro_usd
@@ -79,13 +78,21 @@ async def estimate(request: Request) -> CostEstimate:
     )
 
 
-def _kind_of(document: Mapping[str, Any], target: Target, catalogue: Catalogue) -> JobKind:
+def _kind_of(document: Mapping[str, Any], via: Broker) -> JobKind:
     if named := document.get("kind"):
         return JobKind(named)
     kind = next((kind for field, kind in _FIELDS if field in document), None)
     if kind is None:
         names = ", ".join(field for field, _ in _FIELDS)
         raise InvalidRequest(f"messages: one of {names} is required", param="messages")
-    model = catalogue.of_provider(target.provider, target.model)
-    embeds = model is not None and Capability.EMBEDDINGS in model.capabilities
-    return JobKind.EMBEDDINGS if kind is JobKind.RESPONSES and embeds else kind
+    return JobKind.EMBEDDINGS if kind is JobKind.RESPONSES and _embeds(document, via) else kind
+
+
+def _embeds(document: Mapping[str, Any], via: Broker) -> bool:
+    provider, name = document.get("provider"), document["model"]
+    try:
+        first, *_ = via.router.leads_to(name if provider is None else f"{provider}/{name}")
+    except ModelNotFound:
+        return False
+    model = via.catalogue.of_provider(first.provider, first.model)
+    return model is not None and Capability.EMBEDDINGS in model.capabilities

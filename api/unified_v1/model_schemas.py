@@ -12,10 +12,11 @@ from typing_extensions import TypedDict
 from api.error_views import from_pydantic
 from api.openai_v1.schemas import Model
 from api.unified_v1.schemas import Provider
-from shared.domain.job import JobKind
+from shared.domain.job import FallbackOn, JobKind
 from shared.providers.duties import QuotaState
 from shared.providers.model_lists import ProviderStatus
 from shared.providers.profile import Capability
+from shared.routing.routing_file import Policy
 
 
 class ModelPrices(BaseModel):
@@ -48,6 +49,8 @@ class ModelCapabilitiesList(BaseModel):
     models: list[ModelCapabilities]
     aliases: dict[str, str]
     """Names of this gateway, each for a `provider/model`."""
+    routes: dict[str, list[str]]
+    """Names of this gateway, each for several; /api/v1/providers tells how one is chosen."""
 
 
 class HealthStatus(BaseModel):
@@ -69,14 +72,39 @@ class QuotaStatus(BaseModel):
     resets_at: datetime | None = None
 
 
-class RoutingPolicy(BaseModel):
-    """Where a name leads that names no provider.
+class RouteTarget(BaseModel):
+    """`weight`: its share, where the route's policy is `weighted`."""
 
-    `unknown_models`: what becomes of a name that nobody lists.
+    model: str
+    weight: float
+
+
+class RouteView(BaseModel):
+    """A name that leads to several models. `policy`: what decides between those that can take a request.
+
+    `requires`: what every one of them can. `fallback_on`: failures of the request itself that move
+    it on. `max_targets`: how many of them one request may try.
+    """
+
+    name: str
+    policy: Policy
+    targets: list[RouteTarget]
+    requires: list[Capability]
+    fallback_on: list[FallbackOn]
+    max_targets: int
+
+
+class RoutingPolicy(BaseModel):
+    """Where a name leads that names no provider, and where to from a model that fails.
+
+    `unknown_models`: what becomes of a name that nobody lists. `fallbacks`: by model, of requests
+    that name it directly and no others to fall back to.
     """
 
     default_provider: str
     unknown_models: Literal["refused", "sent to the default provider"]
+    routes: list[RouteView]
+    fallbacks: dict[str, list[str]]
 
 
 class ProviderView(BaseModel):

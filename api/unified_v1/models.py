@@ -7,11 +7,12 @@ from typing import Final
 from fastapi import APIRouter, Request
 
 from api.deps import Broker, authenticate, broker_of
-from api.model_names import aliases, names_in
+from api.model_names import aliases, names_in, routes
 from api.unified_v1.model_schemas import ModelCapabilities, ModelCapabilitiesList, ModelPrices
 from api.unified_v1.schemas import ErrorAnswer
 from shared.money import MICRO_PER_USD
 from shared.providers.catalogue import ListedModel, Model, Prices
+from shared.routing.table import written
 
 router: Final = APIRouter(tags=["Unified"])
 
@@ -23,6 +24,7 @@ async def list_models(request: Request) -> ModelCapabilitiesList:
     return ModelCapabilitiesList(
         models=[_view(name, owner, model, via) for name, owner, model in names_in(via)],
         aliases={name: via.catalogue.aliases[name] for name in aliases(via)},
+        routes={route.name: [written(target) for target in route.targets] for route in routes(via)},
     )
 
 

@@ -11,7 +11,7 @@ from redis.exceptions import RedisError
 
 from api.deps import Broker, authenticate, broker_of
 from api.health import database_state, redis_state
-from api.model_names import names_of
+from api.model_names import names_of, routes
 from api.unified_v1.model_schemas import (
     GatewayHealth,
     HealthStatus,
@@ -20,6 +20,8 @@ from api.unified_v1.model_schemas import (
     ProviderView,
     QuotaStatus,
     RateLimitInfo,
+    RouteTarget,
+    RouteView,
     RoutingPolicy,
 )
 from api.unified_v1.schemas import ErrorAnswer
@@ -29,6 +31,7 @@ from shared.providers import duties
 from shared.providers.duties import Health
 from shared.providers.model_lists import ProviderStatus
 from shared.providers.profile import ProviderProfile
+from shared.routing.table import Route, written
 
 router: Final = APIRouter(tags=["Unified"])
 
@@ -114,4 +117,22 @@ def _routing(via: Broker) -> RoutingPolicy:
     return RoutingPolicy(
         default_provider=name,
         unknown_models="sent to the default provider" if takes_any else "refused",
+        routes=[_route(route) for route in routes(via)],
+        fallbacks={
+            written(model): [written(target) for target in targets]
+            for model, targets in via.router.table.fallbacks.items()
+        },
+    )
+
+
+def _route(route: Route) -> RouteView:
+    return RouteView(
+        name=route.name,
+        policy=route.policy,
+        targets=[
+            RouteTarget(model=written(target), weight=route.weights[target]) for target in route.targets
+        ],
+        requires=sorted(route.requires),
+        fallback_on=sorted(route.fallback_on),
+        max_targets=route.max_targets,
     )

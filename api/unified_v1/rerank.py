@@ -9,13 +9,13 @@ from pydantic import TypeAdapter
 from starlette.responses import Response
 
 from api.checking import check
-from api.named_target import take_target
+from api.named_target import take_plan
 from api.posted import posted
 from api.rerank import rerank_call, texts_of
 from api.submit import submit
 from api.unified_v1.schemas import ErrorAnswer
 from api.unified_v1.vector_schemas import RerankAnswer, RerankRequest
-from shared.domain.job import Surface
+from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -58,6 +58,6 @@ async def rerank(request: Request) -> Response:
     def render(answer: dict[str, Any], _: Result) -> dict[str, Any]:
         return {"results": [{**item, "document": texts[item["index"]]} for item in answer["results"]]}
 
-    target = take_target(document, via)
-    call = rerank_call(document, texts, target, Surface.UNIFIED, render)
+    plan = take_plan(document, JobKind.RERANK, request, asked.principal, via)
+    call = rerank_call(document, texts, plan, Surface.UNIFIED, render)
     return await submit(call, request, asked.principal, via)

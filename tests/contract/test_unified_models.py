@@ -57,6 +57,8 @@ def test_the_list_says_where_a_name_without_a_provider_leads(http: httpx.Client)
     assert http.get("/api/v1/providers").json()["routing"] == {
         "default_provider": "openai",
         "unknown_models": "refused",
+        "routes": [],
+        "fallbacks": {},
     }
 
 
