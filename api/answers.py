@@ -11,6 +11,7 @@ from api.responses import RawHeaders
 from api.sse import EventStream, StreamForm
 from shared.domain.job import Job, Surface
 from shared.queue.frames import Result
+from shared.queue.producer import Accepted
 
 
 def event_stream(
@@ -62,6 +63,18 @@ def result_headers(job: Job, result: Result, *, replayed: bool) -> RawHeaders:
     ]
     if replayed:
         headers.append((b"idempotent-replayed", b"true"))
+    return headers
+
+
+def queue_headers(accepted: Accepted) -> RawHeaders:
+    """How the job stood in the queue when it was accepted; nothing where it had not to wait."""
+    if accepted.joined is not None:
+        return [(b"x-headrace-joined", b"true")]
+    if not accepted.position:
+        return []
+    headers = [(b"x-headrace-queue-position", b"%d" % accepted.position)]
+    if accepted.wait_ms:
+        headers.append((b"x-headrace-estimated-wait-ms", b"%d" % accepted.wait_ms))
     return headers
 
 

@@ -17,6 +17,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Final
 
 from loguru import logger
@@ -244,15 +245,24 @@ class Replies:
         self._waiting.setdefault(job.id, []).append(reply)
         return reply
 
+    def follow(self, reply: Reply, job_id: JobId) -> None:
+        """The request reads another job than its own: one that says the same, and is there already."""
+        self._drop(reply)
+        reply.job = replace(reply.job, id=job_id)
+        self._waiting.setdefault(job_id, []).append(reply)
+
     def forget(self, reply: Reply) -> None:
         """The request is over. If it left before its job did, the job stops after a grace."""
+        self._drop(reply)
+        if reply.watcher is not None:
+            reply.watcher.cancel()
+
+    def _drop(self, reply: Reply) -> None:
         readers = self._waiting.get(reply.job.id)
         if readers is not None:
             readers.remove(reply)
             if not readers:
                 del self._waiting[reply.job.id]
-        if reply.watcher is not None:
-            reply.watcher.cancel()
 
     def leave(self, reply: Reply, *, grace_seconds: float) -> None:
         """The request is gone before its job's end: stop the job if nobody reads it after the grace."""

@@ -15,7 +15,8 @@ from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
-from api.answers import event_stream, job_headers, note_result, result_headers
+from api import twins
+from api.answers import event_stream, job_headers, note_result, queue_headers, result_headers
 from api.departure import Departure
 from api.deps import Broker, request_id_of
 from api.dropped_params import ASKED, TOLD, drop_params
@@ -24,9 +25,12 @@ from api.replies import Reply, new_reader
 from api.responses import RawHeaders, json_response
 from api.resume import resume
 from api.sse import StreamForm
-from shared.domain.job import FallbackOn, Job, JobKind, Lane, Surface, Target
+from api.urgency import budget_ms, cost_of, lane_of
+from api.usable import require_usable
+from shared.domain.conditions import UNKNOWN
+from shared.domain.job import FallbackOn, Job, JobKind, Surface, Target
 from shared.domain.principal import Principal
-from shared.errors import QueueUnavailable
+from shared.errors import DeadlineExceeded, JobCancelled, QueueUnavailable
 from shared.ids import new_job_id
 from shared.providers.profile import not_served
 from shared.queue.frames import Result
@@ -69,9 +73,10 @@ class Submission:
 async def submit(call: Submission, request: Request, principal: Principal, via: Broker) -> Response:
     """Queue the call as a job and answer with what comes back.
 
-    Raises NoWorker, QueueFull, QueueUnavailable, IdempotencyMismatch, DeadlineExceeded, JobLost,
-    or what the provider answered.
+    Raises NoWorker, QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, IdempotencyMismatch,
+    DeadlineExceeded, JobLost, or what the provider answered.
     """
+    started = time.monotonic()
     headers = request.headers
     profile = via.registry.get(call.target.provider)
     if not profile.serves(call.kind):
@@ -83,6 +88,16 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
 
     via.presence.require(call.target.provider)
     key = key_of(headers)
+    if "timeout_seconds" in call.document:
+        call = replace(call, body=None)  # which the provider must not see
+    budget = budget_ms(
+        headers,
+        call.document,
+        most_seconds=via.settings.api.request_timeout_seconds,
+        stream=call.stream,
+    )
+    require_usable(call.plan, via.conditions, budget_ms=budget)
+    lane = lane_of(headers, call.document, principal)
     # Of what the caller asked, so before anything of it is rewritten for the provider.
     fingerprint = "" if key is None else fingerprint_of(call.document, call.asked)
     dropped: list[str] = []
@@ -91,14 +106,27 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             call.document, kind=call.kind, target=call.target, profile=profile, stream=call.stream
         )
         call = replace(call, body=None) if dropped else call
+    body = _canonical_body(call)
+    twins_digest = None
+    if key is None and twins.are_possible(call.kind, call.document, headers):
+        twins_digest = twins.digest_of(
+            call.kind,
+            call.document,
+            principal=principal,
+            surface=call.surface,
+            plan=call.plan,
+            include_usage=call.include_usage,
+        )
     job = Job(
         id=(
-            new_job_id()
-            if key is None
-            else await claim_job_id(key, principal, call.surface, call.kind, via.producer)
+            await claim_job_id(key, principal, call.surface, call.kind, via.producer)
+            if key is not None
+            else new_job_id()
+            if twins_digest is None
+            else via.producer.new_id_beside(twins_digest)
         ),
         kind=call.kind,
-        lane=Lane.INTERACTIVE,
+        lane=lane,
         surface=call.surface,
         account=principal.account,
         api_key=principal.api_key,
@@ -107,11 +135,41 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         fallback_on=call.fallback_on,
         stream=call.stream,
         include_usage=call.include_usage,
-        budget_ms=int(via.settings.api.request_timeout_seconds * 1000),
-        body=_canonical_body(call),
+        budget_ms=budget,
+        body=body,
     )
+    told = _told(dropped)
+    if twins_digest is not None:
+        try:
+            return await _run(call, job, request, via, told=told, twins_digest=twins_digest)
+        except _TwinEnded:
+            # Its caller's patience was shorter, or its caller stopped it. This one is on its own now.
+            left = budget - int((time.monotonic() - started) * 1000)
+            job = replace(job, id=new_job_id(), budget_ms=max(1, left))
+    return await _run(call, job, request, via, told=told, key=key, fingerprint=fingerprint)
+
+
+class _TwinEnded(Exception):
+    """The job that this request had joined ended without an answer, for reasons of another caller."""
+
+
+async def _run(
+    call: Submission,
+    job: Job,
+    request: Request,
+    via: Broker,
+    *,
+    told: RawHeaders,
+    key: str | None = None,
+    fingerprint: str = "",
+    twins_digest: str | None = None,
+) -> Response:
+    """Raises _TwinEnded too, where there is a `twins_digest`."""
+    headers = request.headers
+    condition = via.conditions.get(call.target.provider, UNKNOWN)
     reply = via.replies.expect(job, request.receive, reader=new_reader())
     departure = Departure(via, reply)
+    joined = False
     try:
         accepted = await via.producer.enqueue(
             job,
@@ -122,21 +180,31 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             retain_seconds=(
                 call.retain_seconds if key is None else max(RETAIN_SECONDS, call.retain_seconds or 0)
             ),
+            store=call.retain_seconds is not None,
+            cost=cost_of(call.kind, call.document, len(job.body)),
+            twins=twins_digest,
+            drained_per_second=condition.drained_per_second,
+            ahead=condition.ahead_of(job.lane),
         )
         departure.accepted = True
         replayed = False
+        if accepted.joined is not None:
+            joined = True
+            via.replies.follow(reply, accepted.joined)
+            job = reply.job
         if accepted.attached:
             # Somebody's job already: what it said so far is in its log, its result may be there.
             reply.start_after(0)
             stored = await via.producer.result(job.id)
             if isinstance(stored, Result):
-                replayed = True
+                replayed = not joined
                 reply.offer(stored)
+        told = [*queue_headers(accepted), *told]
         if call.stream:
             await _hold_for_first_event(reply, via.settings.api.stream_hold_seconds)
             return event_stream(
                 reply, request, via, call.surface, call.form, with_ids=_wants_ids(headers),
-                headers=[*job_headers(job, reply.result), *_told(dropped)], departure=departure,
+                headers=[*job_headers(job, reply.result), *told], departure=departure,
             )  # fmt: skip
         result = await reply.outcome()
         body = call.render_body(result)
@@ -145,12 +213,17 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         departure.accepted = True
         departure(error)
         raise
+    except (DeadlineExceeded, JobCancelled) as error:
+        departure(error)
+        if joined and time.monotonic() < reply.deadline:
+            raise _TwinEnded from error
+        raise
     except BaseException:
         departure()
         raise
     departure()
     note_result(request, result)
-    return json_response(body, [*result_headers(job, result, replayed=replayed), *_told(dropped)])
+    return json_response(body, [*result_headers(job, result, replayed=replayed), *told])
 
 
 async def _hold_for_first_event(reply: Reply, seconds: float) -> None:

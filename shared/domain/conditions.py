@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from shared.domain.job import Lane
+
 
 class BreakerState(StrEnum):
     CLOSED = "closed"
@@ -19,7 +21,8 @@ class ProviderCondition:
 
     `open_seconds`: until its breaker lets a probe through; `paused_seconds`: until its lanes are
     read again, after it refused for its rate.
-    `queued`: jobs no worker has; `in_flight`: jobs a worker has; `slots`: of all live workers.
+    `queued`: jobs no worker has, `queued_in` by lane; `in_flight`: jobs a worker has; `slots`: of all
+    live workers.
     `drained_per_second`: jobs that ended, averaged over some ten seconds.
     `latency_seconds`: by model, averaged over its last calls.
     """
@@ -32,6 +35,14 @@ class ProviderCondition:
     slots: int = 0
     drained_per_second: float = 0.0
     latency_seconds: Mapping[str, float] = field(default_factory=dict)
+    queued_in: Mapping[Lane, int] = field(default_factory=dict)
+
+    def ahead_of(self, lane: Lane) -> int:
+        """Jobs in higher lanes, which go first."""
+        if lane is Lane.INTERACTIVE or not self.queued_in:
+            return 0
+        higher = list(Lane)[: list(Lane).index(lane)]
+        return sum(self.queued_in.get(other, 0) for other in higher)
 
     @property
     def is_usable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from shared.domain.job import FallbackOn
+from shared.domain.job import FallbackOn, Lane
 from shared.ids import AccountId, ApiKeyId
 
 
@@ -22,6 +22,9 @@ class Preference:
 
 @dataclass(frozen=True, slots=True)
 class Principal:
+    """`lane`: the highest its jobs may be in."""
+
     account: AccountId
     api_key: ApiKeyId
     preference: Preference | None = None
+    lane: Lane = Lane.INTERACTIVE

@@ -22,7 +22,7 @@ from shared.errors import (
     TooManyWaiting,
     WaitTooLong,
 )
-from shared.ids import AccountId, JobId
+from shared.ids import AccountId, JobId, new_job_id, new_job_id_in
 from shared.queue.frames import EventBatch, Result, ResultHead
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
@@ -95,8 +95,7 @@ class Producer:
 
         `reader`: token of the request that waits; `keep`: run to the end, also when all readers left.
         `store`: keep its body as long as its result. `cost`: what its tenant's turn pays, in tokens.
-        `twins`: digest that identical jobs share; one of them in flight is joined. Its shard is the job's:
-        see `new_job_id_in`.
+        `twins`: digest that identical jobs share, of an id `new_id_beside` it; one in flight is joined.
         `drained_per_second` by all workers of its provider, 0 if unknown; `ahead`: jobs in higher lanes.
 
         Raises QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, or IdempotencyMismatch when the
@@ -142,6 +141,13 @@ class Producer:
         if status == b"joined":
             return Accepted(joined=JobId(answer[1].decode()))
         raise _refusal(answer, target.provider, drained_per_second, job.budget_ms)
+
+    def new_id_beside(self, digest: str) -> JobId:
+        """Of a job in the shard of `digest`, which its twins share."""
+        shards = self._settings.shards
+        if shards == 1:
+            return new_job_id()
+        return new_job_id_in(keyspace.shard_of(digest, shards), lambda name: keyspace.shard_of(name, shards))
 
     async def claim_key(
         self, digest: str, job_id: JobId, *, instead_of: JobId | None, seconds: float
