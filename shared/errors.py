@@ -14,7 +14,8 @@
     │   └── ModelNotFound             not_found_error / model_not_found  404
     ├── MethodNotAllowed              validation_error                   405
     ├── Conflict                      conflict_error                     409
-    │   └── IdempotencyMismatch       conflict_error                     422
+    │   ├── IdempotencyMismatch       conflict_error                     422
+    │   └── DeadLetterExpired         conflict_error / dead_letter_expired  409
     ├── RateLimited                   rate_limit_error                   429
     │   └── TooManyWaiting            rate_limit_error / too_many_waiting  429
     ├── Overloaded                    overloaded_error                   503
@@ -166,6 +167,12 @@ class Conflict(BrokerError):
 
 class IdempotencyMismatch(Conflict):
     code, status = "idempotency_key_reused", 422
+
+
+class DeadLetterExpired(Conflict):
+    """Its job is gone by its TTL: there is nothing left to run again."""
+
+    code = "dead_letter_expired"
 
 
 class JobCancelled(Conflict):

@@ -26,6 +26,8 @@ SCRIPTS: Final = (
     "leave",
     "move",
     "promote_due",
+    "purge",
+    "redrive",
     "refill",
     "retry_later",
 )

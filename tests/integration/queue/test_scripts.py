@@ -14,6 +14,7 @@ from scheduler.duties.forget_consumers import forget_consumers
 from shared import keyspace
 from shared.domain.job import JobState, Lane, Target
 from shared.ids import AccountId
+from shared.queue.dead_letters import DeadLetters
 from shared.queue.delays import Delays
 from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import SCRIPTS, Scripts, source
@@ -51,6 +52,7 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[Call]:
 async def use_every_script(queue: Queue, link: RedisLink) -> None:
     worker = queue.consumer("worker")
     await worker.create_groups()
+    await _purged(queue)
     finished, retried, returned, cancelled = jobs = [a_job(stream=True) for _ in range(4)]
     more = [a_job() for _ in range(30)]
     moved = replace(a_job(), plan=(Target(PROVIDER, "m"), Target("other", "m")))
@@ -59,7 +61,7 @@ async def use_every_script(queue: Queue, link: RedisLink) -> None:
     await queue.producer.enqueue(twin, reply_to="", twins="d" * 64)
     read = await queue.read(worker, count=1_000)
     leases = {d.job_id: lease for d in read if (lease := await worker.begin(d)) is not None}
-    assert len(leases) == 36
+    assert len(leases) == 37
     await worker.move(leases[moved.id], why="no reason", call_failed=True)
     await link.execute("ZADD", keyspace.backlog(0, PROVIDER, Lane.BATCH), 1, "hr:{0}:job:job_none")
     await worker.refill()
@@ -141,6 +143,7 @@ MAY_EXCEED_MEMORY = {
     "move",
     "promote_due",
     "refill",
+    "purge",
     "retry_later",
 }
 """Those that lead to an end, and so to freed memory. Refusing new work is what full memory is for."""
@@ -183,12 +186,26 @@ async def _begun(queue: Queue) -> None:
 
 
 async def _poisoned(queue: Queue) -> None:
-    worker = queue.consumer("worker", settings=QueueSettings(max_deliveries=1))
+    worker = queue.consumer("worker", settings=queue.settings.model_copy(update={"max_deliveries": 1}))
     await queue.enqueue(job := a_job())
     await queue.lease(worker)
     await queue.make_idle(job, worker)
     (delivery,) = await worker.reclaim(1)
     assert await worker.begin(delivery) is None
+
+
+async def _redriven(queue: Queue) -> None:
+    await _poisoned(queue)
+    letters = DeadLetters(queue.link, queue.settings, [PROVIDER])
+    (letter,) = (await letters.page()).letters
+    await letters.redrive(letter.job_id)
+
+
+async def _purged(queue: Queue) -> None:
+    await _redriven(queue)
+    letters = DeadLetters(queue.link, queue.settings, [PROVIDER])
+    (letter,) = (await letters.page()).letters
+    await letters.purge(letter.job_id)
 
 
 async def _expired(queue: Queue) -> None:
@@ -307,6 +324,8 @@ GOLDEN: list[tuple[str, Scene]] = [
     ("refill", _refilled),
     ("begin", _poisoned),
     ("begin", _expired),
+    ("redrive", _redriven),
+    ("purge", _purged),
     ("heartbeat", _renewed),
     ("append", _streamed),
     ("finish", _finished),
