@@ -19,6 +19,7 @@ from shared.ids import RequestId
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
+from shared.queue.dead_letters import DeadLetters
 from shared.queue.presence import Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
@@ -31,6 +32,7 @@ class Broker:
     settings: Settings
     link: RedisLink
     producer: Producer
+    dead_letters: DeadLetters
     replies: Replies
     presence: Presence
     registry: Registry
@@ -64,14 +66,14 @@ def request_id_of(scope: Scope) -> RequestId:
 
 async def authenticate(request: Request, broker: Broker) -> Principal:
     """Who sent this. Raises AuthenticationFailed."""
-    token = _token_of(request.scope)
+    token = token_of(request.scope)
     principal = broker.keys.cached(token)
     if principal is None:
         principal = await broker.keys.resolve(token)
     return principal
 
 
-def _token_of(scope: Scope) -> str:
+def token_of(scope: Scope) -> str:
     """The API key in `Authorization: Bearer` or `x-api-key`; clients of both kinds exist."""
     other = None
     for name, value in scope["headers"]:

@@ -75,9 +75,10 @@ async def prometheus(request: Request) -> Response:
         raise NotFound("Metrics are switched off.")
     try:
         depths = await depth.measure(via.link, list(via.registry.profiles), shards=via.settings.queue.shards)
+        dead = await via.dead_letters.count()
     except (RedisError, OSError):
-        depths = []  # the rest of the page is worth most when Redis is away
-    return Response(metrics.render(depths), media_type=metrics.CONTENT_TYPE)
+        depths, dead = [], {}  # the rest of the page is worth most when Redis is away
+    return Response(metrics.render(depths, dead), media_type=metrics.CONTENT_TYPE)
 
 
 async def redis_state(via: Broker) -> str:

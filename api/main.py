@@ -19,6 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
+from api.admin_v1 import dead_letters
 from api.anthropic_v1 import messages
 from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
@@ -43,6 +44,7 @@ from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
 from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
+from shared.queue.dead_letters import DeadLetters
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
 from shared.queue.presence import LOOK_SECONDS, Presence
@@ -88,6 +90,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             settings=settings,
             link=link,
             producer=producer,
+            dead_letters=DeadLetters(link, settings.queue, registry.profiles),
             replies=replies,
             presence=presence,
             registry=registry,
@@ -158,6 +161,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         health,
     ):
         app.include_router(router.router)
+    if settings.admin_token is not None:
+        app.include_router(dead_letters.router)
     error_views.install(app)
     hot = HotRoutes(
         app,

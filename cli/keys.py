@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cli import data_folder
 from cli.configuration import database_url_or_exit, fail, pepper_or_exit, settings_or_exit
+from cli.table import print_table
 from shared.auth.api_keys import digest, mint, parse
 from shared.auth.revocation import RevocationNotAnnounced, revoke, revoke_row
 from shared.clock import Clock, SystemClock
@@ -92,8 +93,7 @@ def list_command(
         typer.echo(json.dumps([_shown(record) for record in records]))
         return
     now = SystemClock().now()
-    rows = [("ID", "ACCOUNT", "KEY", "STATE", "CREATED", "NAME")]
-    rows += [
+    rows = [
         (
             record.id,
             record.account_id,
@@ -104,9 +104,7 @@ def list_command(
         )
         for record in records
     ]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    for row in rows:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print_table(("ID", "ACCOUNT", "KEY", "STATE", "CREATED", "NAME"), rows)
 
 
 @app.command("revoke")

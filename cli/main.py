@@ -14,6 +14,8 @@ from loguru import logger
 
 from cli import db, keys, up
 from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
+from cli import db, dlq, keys, up
+from cli.configuration import check_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
@@ -27,6 +29,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(keys.app, name="keys", help="API keys: create, list, revoke.")
+app.add_typer(dlq.app, name="dlq", help="Dead letters: list, show, redrive, purge.")
 app.add_typer(db.app, name="db", help="The database: upgrade, current.")
 
 

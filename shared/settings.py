@@ -198,6 +198,8 @@ class Settings(BaseSettings):
     )
     key_pepper: SecretStr | None = None
     """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
+    admin_token: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """Secret of at least 32 characters for the routes under /api/v1/admin; without it there are none."""
     providers_file: Path | None = None
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
     catalogue_file: Path | None = None

@@ -7,6 +7,7 @@
     gateway_queue_depth{provider,lane}                    jobs no worker has
     gateway_queue_oldest_age_seconds{provider,lane}       how long the first of them waits
     gateway_jobs_in_flight{provider,lane}                 jobs a worker has
+    gateway_dead_letters{provider}                        jobs set aside, until an operator purges them
 
 Label values come from code and configuration, never from a request: what is not known
 counts as `other`. Each process exports its own numbers; sum them in Prometheus. The gauges of
@@ -17,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from time import monotonic
 from typing import Final, Protocol
 
@@ -145,6 +146,7 @@ class _Queue:
 
     def __init__(self) -> None:
         self.lanes: tuple[LaneDepth, ...] = ()
+        self.dead: Mapping[str, int] = {}
 
     def collect(self) -> Iterator[Metric]:
         labels = ("provider", "lane")
@@ -158,7 +160,10 @@ class _Queue:
             depth.add_metric(at, lane.queued)
             age.add_metric(at, lane.oldest_age_seconds)
             in_flight.add_metric(at, lane.in_flight)
-        yield from (depth, age, in_flight)
+        dead = GaugeMetricFamily("gateway_dead_letters", "Jobs that were set aside.", labels=["provider"])
+        for provider, count in self.dead.items():
+            dead.add_metric((provider,), count)
+        yield from (depth, age, in_flight, dead)
 
 
 # A `_created` series beside each counter would double the number of series.
@@ -233,13 +238,13 @@ def count_error(provider: str | None, error_type: str) -> None:
     _ERRORS.labels(_provider(provider), kind if kind in ERROR_TYPES else OTHER).inc()
 
 
-def render(lanes: Iterable[LaneDepth] = ()) -> bytes:
-    """The text of a scrape. `lanes`: what shared.queue.depth measured just now."""
-    _queue.lanes = tuple(lanes)
+def render(lanes: Iterable[LaneDepth] = (), dead: Mapping[str, int] | None = None) -> bytes:
+    """The text of a scrape. `lanes`: what shared.queue.depth measured just now; `dead`: by provider."""
+    _queue.lanes, _queue.dead = tuple(lanes), dead or {}
     try:
         return generate_latest(REGISTRY)
     finally:
-        _queue.lanes = ()
+        _queue.lanes, _queue.dead = (), {}
 
 
 def _provider(name: str | None) -> str:

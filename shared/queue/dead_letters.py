@@ -81,6 +81,25 @@ class DeadLetter:
     is_kept: bool = False
     redriven_as: JobId | None = None
 
+    def to_fields(self) -> dict[str, Any]:
+        """What an operator sees. JSON values only."""
+        return {
+            "job_id": self.job_id,
+            "provider": self.provider,
+            "model": self.model,
+            "reason": self.reason,
+            "died_at": self.died_at.isoformat(),
+            "attempts": self.attempts,
+            "deliveries": self.deliveries,
+            "account": self.account,
+            "request_id": self.request_id,
+            "kind": self.kind,
+            "lane": self.lane,
+            "stream": self.stream,
+            "kept": self.is_kept,
+            "redriven_as": self.redriven_as,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class DeadJob:
@@ -98,6 +117,18 @@ class DeadJob:
     expires_at: datetime | None = None
     body: Any = None
 
+    def to_fields(self) -> dict[str, Any]:
+        return {
+            **self.letter.to_fields(),
+            "state": self.state or "expired",
+            "error": self.error,
+            "created_at": _iso(self.created_at),
+            "deadline": _iso(self.deadline),
+            "finished_at": _iso(self.finished_at),
+            "expires_at": _iso(self.expires_at),
+            "body": self.body,
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Page:
@@ -114,6 +145,9 @@ class Redriven:
     job_id: JobId
     redriven_as: JobId
     repeated: bool
+
+    def to_fields(self) -> dict[str, Any]:
+        return {"job_id": self.job_id, "redriven_as": self.redriven_as, "repeated": self.repeated}
 
 
 @dataclass(frozen=True, slots=True)
@@ -418,6 +452,10 @@ def _error_of(head: bytes | None) -> dict[str, Any] | None:
 
 def _moment(ms: bytes | int | None) -> datetime | None:
     return None if ms is None else _EPOCH + timedelta(milliseconds=int(ms))
+
+
+def _iso(moment: datetime | None) -> str | None:
+    return None if moment is None else moment.isoformat()
 
 
 def _all_of(answers: list[Any]) -> list[Any]:

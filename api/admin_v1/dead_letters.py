@@ -1,0 +1,142 @@
+"""Dead letters, for operators. The routes exist only where HEADRACE_ADMIN_TOKEN is set."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Depends, Query, Request
+from loguru import logger
+
+from api.admin_v1.guard import require_admin
+from api.admin_v1.schemas import (
+    DeadJobView,
+    DeadLetterPage,
+    DeadLetterView,
+    Name,
+    NotRedriven,
+    Purged,
+    RedrivenAllView,
+    RedrivenView,
+    check_redrive,
+)
+from api.deps import broker_of, request_id_of
+from api.json_body import parse_object
+from api.request_body import read_body
+from api.unified_v1.schemas import ErrorAnswer
+from shared.errors import InvalidRequest, NotFound
+from shared.ids import JOB_ID, AccountId, JobId
+from shared.queue.dead_letters import ALL, MAX_PAGE, Which
+
+router: Final = APIRouter(
+    prefix="/api/v1/admin/dead-letters",
+    tags=["Admin"],
+    dependencies=[Depends(require_admin)],
+    responses={s: {"model": ErrorAnswer} for s in (401, 403, 404, 409, 422, 503)},
+)
+
+
+@router.get("", summary="List dead letters")
+async def list_dead_letters(
+    request: Request,
+    provider: Annotated[Name | None, Query()] = None,
+    account: Annotated[Name | None, Query()] = None,
+    reason: Annotated[Name | None, Query()] = None,
+    limit: Annotated[int, Query(ge=1, le=MAX_PAGE)] = 50,
+    cursor: Annotated[Name | None, Query()] = None,
+) -> DeadLetterPage:
+    """Newest first. A page may be short and still have a next one."""
+    page = await broker_of(request).dead_letters.page(
+        _which(provider, account, reason), limit=limit, cursor=cursor
+    )
+    _note(request, "dead letters listed", found=len(page.letters))
+    return DeadLetterPage(
+        data=[DeadLetterView(**letter.to_fields()) for letter in page.letters], next_cursor=page.cursor
+    )
+
+
+@router.post(
+    "/redrive",
+    summary="Run dead letters again",
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": {
+                        "type": "object",
+                        "properties": {
+                            "provider": {"type": "string"},
+                            "account": {"type": "string"},
+                            "reason": {"type": "string"},
+                            "limit": {"type": "integer", "minimum": 1, "maximum": MAX_PAGE},
+                        },
+                    },
+                    "example": {"provider": "openai", "reason": "poison"},
+                }
+            },
+        }
+    },
+)
+async def redrive_dead_letters(request: Request) -> RedrivenAllView:
+    """Those with all of what is named; something must be. Each is run again once, whoever asks how often."""
+    via = broker_of(request)
+    document = parse_object(await read_body(request.receive, limit=via.settings.api.max_body_bytes))
+    wanted = check_redrive(document)
+    which = _which(wanted.provider, wanted.account, wanted.reason)
+    if which == ALL:
+        raise InvalidRequest("provider: one of provider, account, reason is required", param="provider")
+    answer = await via.dead_letters.redrive_all(which, limit=wanted.limit)
+    for redriven in answer.redriven:
+        _note(request, "dead letter redriven", **redriven.to_fields())
+    return RedrivenAllView(
+        redriven=[RedrivenView(**redriven.to_fields()) for redriven in answer.redriven],
+        failed=[
+            NotRedriven(job_id=job_id, code=error.code, message=error.message)
+            for job_id, error in answer.failed
+        ],
+        more=answer.more,
+    )
+
+
+@router.get("/{job_id}", summary="Show a dead letter")
+async def show_dead_letter(request: Request, job_id: str, include_body: bool = False) -> DeadJobView:
+    """Without what was asked, unless `include_body`."""
+    wanted = _job_id(job_id)
+    found = await broker_of(request).dead_letters.show(wanted, include_body=include_body)
+    _note(request, "dead letter shown", job_id=wanted, with_body=include_body)
+    return DeadJobView(**found.to_fields())
+
+
+@router.post("/{job_id}/redrive", summary="Run a dead letter again")
+async def redrive_dead_letter(request: Request, job_id: str) -> RedrivenView:
+    """As a new job, the same one however often this is called."""
+    redriven = await broker_of(request).dead_letters.redrive(_job_id(job_id))
+    _note(request, "dead letter redriven", **redriven.to_fields())
+    return RedrivenView(**redriven.to_fields())
+
+
+@router.delete("/{job_id}", summary="Throw a dead letter away")
+async def purge_dead_letter(request: Request, job_id: str, confirm: bool = False) -> Purged:
+    """For good, and so only with `confirm=true`."""
+    wanted = _job_id(job_id)
+    if not confirm:
+        raise InvalidRequest("confirm: must be true, as a purged letter is gone for good", param="confirm")
+    await broker_of(request).dead_letters.purge(wanted)
+    _note(request, "dead letter purged", job_id=wanted)
+    return Purged(job_id=wanted)
+
+
+def _which(provider: str | None, account: str | None, reason: str | None) -> Which:
+    return Which(provider, None if account is None else AccountId(account), reason)
+
+
+def _job_id(text: str) -> JobId:
+    if not JOB_ID.match(text):
+        raise NotFound("There is no such dead letter.")
+    return JobId(text)
+
+
+def _note(request: Request, act: str, **facts: Any) -> None:
+    """One line an act: who did it is whoever had the token, from where and in which request."""
+    client = request.client.host if request.client else None
+    logger.info(act, by="admin", client=client, request_id=request_id_of(request.scope), **facts)
