@@ -12,10 +12,8 @@ import typer
 import uvloop
 from loguru import logger
 
-from cli import db, keys, up
-from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli import db, dlq, keys, up
-from cli.configuration import check_or_exit, fail, pepper_or_exit, settings_or_exit
+from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry

@@ -370,11 +370,14 @@ class DeadLetters:
                 keyspace.job(shard, letter.job_id),
                 keyspace.job(shard, new_id),
                 keyspace.lane(shard, provider, lane),
+                keyspace.backlog(shard, provider, lane),
             ],
             new_id,
             orjson.dumps(envelope),
             envelope["budget"],
             self._settings.max_lane_entries,
+            self._settings.shard_window,
+            self._settings.shard_cap,
         )
         if answer[0] == b"gone":
             raise DeadLetterExpired(
