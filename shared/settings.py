@@ -17,6 +17,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
@@ -141,6 +142,9 @@ class ProviderSettings(_Group):
     idle_seconds: PositiveFloat = 30.0
     """Longest silence between two reads of a streamed answer."""
     total_seconds: PositiveFloat = 600.0
+    hold_back_seconds: NonNegativeFloat = 0.0
+    """How long the first words of a stream are held back, so that a provider that fails within that
+    time can be replaced. What comes before the first word always is."""
     max_answer_bytes: PositiveInt = 16 * 1024 * 1024
     max_header_bytes: PositiveInt = 64 * 1024
     connections: PositiveInt = 512

@@ -47,6 +47,7 @@ FOREIGN: Final = (
 )
 """All that a call may raise besides its cancellation and our own clocks."""
 _ANSWERED_WITHOUT_TOKENS: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK})
+_NOTHING_CAME: Final = b"\0nothing came"
 _NOT_STREAMS: Final = frozenset({"application/json", "text/html"})
 
 Emit = Callable[[list[bytes]], Awaitable[None]]
@@ -272,11 +273,20 @@ async def _relay(
 ) -> list[bytes]:
     """Events go on as they come: all that one read brought in one flush.
 
+    The first of them are held back until they say something, and for `hold_back_seconds`: as long
+    as the caller has seen nothing, a provider that fails can be replaced by another one.
     Those of the read that ended the stream are returned, to be written together with its end.
     """
     reader = SseReader(profile.id)
     received = 0
-    async for data in response.content.iter_any():
+    events: list[bytes] = []
+    opening = _Opening(settings.hold_back_seconds)
+    while data := await _read(response, until=opening.release_at):
+        if data is _NOTHING_CAME:
+            events = opening.release()
+            progress.emitted += len(events)
+            await emit(events)
+            continue
         tick()
         received += len(data)
         if received > settings.max_answer_bytes:
@@ -284,28 +294,70 @@ async def _relay(
                 f"The stream of {profile.name} is longer than {settings.max_answer_bytes} bytes.",
                 provider=profile.id,
             )
-        events: list[bytes] = []
+        events = []
         try:
             for event in reader.feed(data):
                 events += decoder.feed(event)
         finally:
             progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
             progress.text_chars = decoder.text_chars
-            if events and not decoder.finished:
+            if not decoder.finished and (
+                events := opening.passes(events, says_something=decoder.text_chars > 0)
+            ):
                 progress.emitted += len(events)
                 await emit(events)
         if decoder.finished:
-            return [*events, *decoder.end()]
+            return [*opening.release(), *events, *decoder.end()]
     tail: list[bytes] = []
     for event in reader.close():
         tail += decoder.feed(event)
     progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
     if not decoder.finished and decoder.finish_reason is None:
-        if tail:
+        if tail and not opening.is_held:
             progress.emitted += len(tail)
             await emit(tail)
         raise ProviderUnavailable(f"{profile.name} cut its stream short.", provider=profile.id)
-    return [*tail, *decoder.end()]
+    return [*opening.release(), *tail, *decoder.end()]
+
+
+class _Opening:
+    """The first events of a stream, held back. `release_at`: the loop's time for them; 0.0 if unset."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._held: list[bytes] = []
+        self.is_held = True
+        self.release_at = 0.0
+
+    def passes(self, events: list[bytes], *, says_something: bool) -> list[bytes]:
+        """What may go on now, of these and those held before."""
+        if not self.is_held:
+            return events
+        self._held += events
+        if not says_something:
+            return []
+        now = asyncio.get_running_loop().time()
+        self.release_at = self.release_at or now + self._seconds
+        return self.release() if now >= self.release_at else []
+
+    def release(self) -> list[bytes]:
+        events, self._held = self._held, []
+        self.is_held, self.release_at = False, 0.0
+        return events
+
+
+async def _read(response: aiohttp.ClientResponse, *, until: float) -> bytes:
+    """What comes next, b"" at the end; _NOTHING_CAME until then, where `until` is not 0."""
+    if not until:
+        return await response.content.readany()
+    clock = asyncio.timeout_at(until)
+    try:
+        async with clock:
+            return await response.content.readany()
+    except TimeoutError:
+        if clock.expired():
+            return _NOTHING_CAME
+        raise
 
 
 async def read_capped(
