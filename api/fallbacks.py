@@ -10,6 +10,7 @@ falls back by itself.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 from pydantic import Field, TypeAdapter
@@ -71,14 +72,19 @@ def take_wish(name: str, document: dict[str, Any], scope: Scope, via: Broker) ->
             taken = True
             check(_SAID, {FIELD: said})
             models = models if said is None else tuple(said)
-    for model in models or ():
+    refuse_presets(models or (), via)
+    return Wish(name, models, fallback_on), taken
+
+
+def refuse_presets(models: Iterable[str], via: Broker) -> None:
+    """Raises ModelNotFound: a preset completes a request, and by then that has been sent."""
+    for model in models:
         if model in via.registry.presets:
             raise ModelNotFound(
                 f"{model!r} is a preset: no request can fall back to one.",
                 param=FIELD,
                 details={"available_models": []},
             )
-    return Wish(name, models, fallback_on), taken
 
 
 def _models_in(header: bytes) -> tuple[str, ...]:

@@ -22,9 +22,9 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
 | hr:reply:<process> | channel | results and events for one api process | - |
 | hr:worker:<consumer> | channel | cancellations for one worker process | - |
-| hr:revoked | channel | ids of revoked api keys | - |
+| hr:revoked | channel | ids of api keys that were revoked or whose principal changed | - |
 | hr:key:<digest> | string | a cached principal, JSON | TTL |
-| hr:key:version | string | counter, raised by each revocation | never |
+| hr:key:version | string | counter, raised by each revocation and changed principal | never |
 | hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
 | hr:served:<provider> | string | set while some worker serves it | TTL |
 | hr:models:<provider> | string | the models it lists, JSON | TTL |

@@ -4,12 +4,13 @@
         └───────────────────────^
 
 A principal is never written over the mark. So a process that read the key's row before
-the revocation, and writes what it read after it, cannot bring the key back.
+the revocation, and writes what it read after it, cannot bring the key back. Nor is one
+written over another that was read later, by the count of changes it carries.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
@@ -20,13 +21,19 @@ from redis.asyncio import Redis
 
 from shared import keyspace
 from shared.db.repositories.api_keys import ApiKeyRecord
-from shared.domain.principal import Principal
+from shared.domain.principal import Preference, Principal, known_failures
 from shared.ids import AccountId, ApiKeyId
 
 _REVOKED: Final = b"revoked"
 
-_STORE_UNLESS_REVOKED: Final = """
-if redis.call('GET', KEYS[1]) == ARGV[3] then return 0 end
+_STORE: Final = """
+local held = redis.call('GET', KEYS[1])
+if held == ARGV[3] then return 0 end
+if held then
+  local readable, entry = pcall(cjson.decode, held)
+  local count = readable and type(entry) == 'table' and tonumber(entry.at) or 0
+  if count > tonumber(ARGV[4]) then return 1 end
+end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
 """
@@ -46,8 +53,8 @@ class KeyEntry:
     age_seconds: float = 0.0
 
     @classmethod
-    def of(cls, record: ApiKeyRecord) -> KeyEntry:
-        return cls(Principal(account=record.account_id, api_key=record.id), record.expires_at)
+    def of(cls, record: ApiKeyRecord, preference: Preference | None = None) -> KeyEntry:
+        return cls(Principal(record.account_id, record.id, preference), record.expires_at)
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at
@@ -60,23 +67,42 @@ class KeyEntries:
         self._redis = redis
         self._ttl_seconds = ttl_seconds
 
-    async def read(self, digest: str) -> KeyEntry | Mark:
+    async def read(self, digest: str) -> tuple[KeyEntry | Mark, int]:
+        """The entry, and the count of changes: read a row only after it, and store what it says under it."""
         key = keyspace.api_key(digest)
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.get(key)
             pipe.pttl(key)
-            value, left_ms = await pipe.execute()
-        if value is None:
-            return Mark.MISSING
+            pipe.get(keyspace.KEY_VERSION)
+            value, left_ms, version = await pipe.execute()
+        found: KeyEntry | Mark = Mark.MISSING
         if value == _REVOKED:
-            return Mark.REVOKED
-        return _decode(value, age_seconds=self._ttl_seconds - left_ms / 1000)
+            found = Mark.REVOKED
+        elif value is not None:
+            found = _decode(value, age_seconds=self._ttl_seconds - left_ms / 1000)
+        return found, int(version or 0)
 
-    async def store(self, digest: str, entry: KeyEntry) -> bool:
-        """Keep an entry just read from the database; False when the key was revoked meanwhile."""
-        key, ttl = keyspace.api_key(digest), str(self._ttl_seconds)
-        stored = self._redis.eval(_STORE_UNLESS_REVOKED, 1, key, _encode(entry), ttl, _REVOKED.decode())
+    async def store(self, digest: str, entry: KeyEntry, *, version: int) -> bool:
+        """Keep an entry just read from the database, unless a later one is there.
+
+        False when the key was revoked meanwhile.
+        """
+        stored = self._redis.eval(*self._storing(digest, entry, version))
         return bool(await cast(Awaitable[int], stored))  # redis-py types one method for both its clients
+
+    async def store_all(self, entries: Mapping[str, KeyEntry], *, version: int) -> None:
+        """The same for several, by digest."""
+        async with self._redis.pipeline(transaction=False) as pipe:
+            for digest, entry in entries.items():
+                pipe.eval(*self._storing(digest, entry, version))
+            await pipe.execute()
+
+    def _storing(
+        self, digest: str, entry: KeyEntry, version: int
+    ) -> tuple[str, int, str, str, str, str, str]:
+        key, ttl = keyspace.api_key(digest), str(self._ttl_seconds)
+        encoded = _encode(entry, version)
+        return _STORE, 1, key, encoded, ttl, _REVOKED.decode(), str(version)
 
     async def extend(self, digest: str) -> None:
         """Keep the entry longer, while the database cannot be asked."""
@@ -86,9 +112,20 @@ class KeyEntries:
         await self._redis.set(keyspace.api_key(digest), _REVOKED, ex=self._ttl_seconds)
 
 
-def _encode(entry: KeyEntry) -> str:
-    expires = None if entry.expires_at is None else entry.expires_at.timestamp()
-    fields = {"account": entry.principal.account, "key": entry.principal.api_key, "expires": expires}
+def _encode(entry: KeyEntry, version: int) -> str:
+    principal = entry.principal
+    fields: dict[str, Any] = {
+        "account": principal.account,
+        "key": principal.api_key,
+        "expires": None if entry.expires_at is None else entry.expires_at.timestamp(),
+        "at": version,
+    }
+    if (preference := principal.preference) is not None:
+        fields["prefers"] = {
+            "model": preference.model,
+            "then": preference.fallback_models,
+            "on": sorted(preference.fallback_on),
+        }
     return orjson.dumps(fields).decode()
 
 
@@ -97,10 +134,20 @@ def _decode(value: bytes, *, age_seconds: float) -> KeyEntry | Mark:
         fields: dict[str, Any] = orjson.loads(value)
         expires = fields["expires"]
         return KeyEntry(
-            principal=Principal(account=AccountId(fields["account"]), api_key=ApiKeyId(fields["key"])),
+            principal=Principal(
+                account=AccountId(fields["account"]),
+                api_key=ApiKeyId(fields["key"]),
+                preference=_preference(fields.get("prefers")),
+            ),
             expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
             age_seconds=age_seconds,
         )
     except (ValueError, KeyError, TypeError):
         # Another version's form of an entry: ask the database and write it anew.
         return Mark.MISSING
+
+
+def _preference(fields: dict[str, Any] | None) -> Preference | None:
+    if fields is None:
+        return None
+    return Preference(fields["model"], tuple(fields["then"]), known_failures(fields["on"]))

@@ -17,7 +17,8 @@
 With no store to ask, a key this process does not know is neither good nor bad: 503, never 401.
 
 A revocation reaches every process three ways: a message (on_revoked), a counter that is
-polled in case the message was lost (on_version), and the age of what is cached.
+polled in case the message was lost (on_version), and the age of what is cached. So does a
+changed preference of its account (preference.py), which is part of the principal.
 """
 
 from __future__ import annotations
@@ -39,8 +40,7 @@ from shared.auth.api_keys import parse
 from shared.auth.key_entry import KeyEntries, KeyEntry, Mark
 from shared.clock import Clock, SystemClock
 from shared.db.engine import DATABASE_ERRORS
-from shared.db.repositories import api_keys
-from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.db.repositories import api_keys, preferences
 from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed, Overloaded
 from shared.ids import ApiKeyId
@@ -149,7 +149,7 @@ class KeyLookup:
         return answer
 
     def on_revoked(self, api_key_id: ApiKeyId) -> None:
-        """A message on keyspace.REVOKED_CHANNEL arrived."""
+        """A message on keyspace.REVOKED_CHANNEL arrived: ask about this key anew."""
         self._revocations_heard += 1
         token = self._token_of.pop(api_key_id, None)
         if token is not None:
@@ -158,7 +158,7 @@ class KeyLookup:
     def on_version(self, version: int) -> None:
         """keyspace.KEY_VERSION as polled every 2 s, 0 when it is missing.
 
-        Unseen, it means revocations whose messages may have been lost: forget everything,
+        Unseen, it means changes whose messages may have been lost: forget everything,
         and ask Redis about each key anew.
         """
         if version != self._version:
@@ -211,7 +211,7 @@ class KeyLookup:
 
     async def _ask(self, token: str, digest: str) -> KeyEntry | _No:
         now = self._clock.now()
-        held = await self._ask_redis(digest)
+        held, version = await self._ask_redis(digest)
         if held is Mark.REVOKED:
             return _No.REFUSED
         if isinstance(held, KeyEntry):
@@ -219,47 +219,51 @@ class KeyLookup:
                 return _No.REFUSED
             if held.age_seconds < self._trust_seconds:
                 return held
-        row = await self._ask_database(digest)
-        if isinstance(row, _No):
+        found = await self._ask_database(digest, now)
+        if isinstance(found, _No):
             if not isinstance(held, KeyEntry):
                 return _No.AWAY
             await self._tell_redis_to_keep(digest)
             return held
-        if row is None or not row.is_usable(now):
+        if found is None:
             if isinstance(held, KeyEntry):
                 # Revoked while Redis was away: what it still holds would let others in.
                 await self._tell_redis_it_is_revoked(digest)
             return _No.REFUSED
-        entry = KeyEntry.of(row)
-        return entry if await self._tell_redis(digest, entry) else _No.REFUSED
+        return found if await self._tell_redis(digest, found, version) else _No.REFUSED
 
-    async def _ask_redis(self, digest: str) -> KeyEntry | Mark | None:
-        """None: it is away."""
+    async def _ask_redis(self, digest: str) -> tuple[KeyEntry | Mark | None, int]:
+        """What it holds, None when it is away, and the count of changes."""
         if self._redis_store.is_away:
-            return None
+            return None, 0
         try:
             return await self._entries.read(digest)
         except (RedisError, OSError, TimeoutError) as error:
             self._redis_store.failed(error)
-            return None
+            return None, 0
 
-    async def _ask_database(self, digest: str) -> ApiKeyRecord | _No | None:
+    async def _ask_database(self, digest: str, now: datetime) -> KeyEntry | _No | None:
+        """None for a key that is unknown, expired or revoked."""
         async with self._database_turn:
             if self._database_store.is_away:
                 return _No.AWAY
             try:
                 async with asyncio.timeout(DATABASE_SECONDS), self._database.connect() as connection:
-                    return await api_keys.find_by_digest(connection, digest)
+                    row = await api_keys.find_by_digest(connection, digest)
+                    if row is None or not row.is_usable(now):
+                        return None
+                    stored = await preferences.find(connection, row.account_id)
+                    return KeyEntry.of(row, None if stored is None else stored.preference)
             except DATABASE_ERRORS as error:
                 self._database_store.failed(error)
                 return _No.AWAY
 
-    async def _tell_redis(self, digest: str, entry: KeyEntry) -> bool:
+    async def _tell_redis(self, digest: str, entry: KeyEntry, version: int) -> bool:
         """False: it knows that the key was revoked."""
         if self._redis_store.is_away:
             return True
         try:
-            return await self._entries.store(digest, entry)
+            return await self._entries.store(digest, entry, version=version)
         except (RedisError, OSError, TimeoutError) as error:
             self._redis_store.failed(error)
             return True

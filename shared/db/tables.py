@@ -1,8 +1,8 @@
 """The tables.
 
-    account ──< api_key
-       ┊           ┊
-       └┄┄ usage ┄┄┘   by value, without a foreign key
+    account_preferences ── account ──< api_key
+                              ┊           ┊
+                              └┄┄ usage ┄┄┘   by value, without a foreign key
 
 `usage` is append-only and refers to nothing: a charge is written even where its account
 or its key is no longer, or never was, a row.
@@ -83,6 +83,18 @@ class ApiKeyRow(_Row, table=True):
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
+class AccountPreferencesRow(_Row, table=True):
+    """What an account prefers where a request leaves the model to it."""
+
+    __tablename__ = "account_preferences"
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id", sa_type=String)
+    model: str = Field(sa_type=String)
+    fallback_models: list[str] = Field(sa_type=JSON)
+    fallback_on: list[str] = Field(sa_type=JSON)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
 class UsageRow(_Row, table=True):
     """One settled job. Written once, never changed; `job_id` makes a second delivery harmless."""
 
@@ -123,4 +135,5 @@ METADATA: Final = _Row.metadata
 
 account: Final = METADATA.tables["account"]
 api_key: Final = METADATA.tables["api_key"]
+account_preferences: Final = METADATA.tables["account_preferences"]
 usage: Final = METADATA.tables["usage"]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Final
 
 from shared.domain.job import FallbackOn, Lane
 from shared.ids import AccountId, ApiKeyId
@@ -18,6 +20,14 @@ class Preference:
     model: str
     fallback_models: tuple[str, ...] = ()
     fallback_on: frozenset[FallbackOn] = frozenset()
+
+
+_FAILURES: Final = frozenset(FallbackOn)
+
+
+def known_failures(words: Iterable[str]) -> frozenset[FallbackOn]:
+    """Of stored words; those that only a later release knows are left out."""
+    return frozenset(FallbackOn(word) for word in words if word in _FAILURES)
 
 
 @dataclass(frozen=True, slots=True)

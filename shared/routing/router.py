@@ -135,10 +135,10 @@ class Router:
             return False
         return parameter in self._registry.profiles[self._resolve(name).provider].renames
 
-    def leads_to(self, name: str) -> tuple[Target, ...]:
+    def leads_to(self, name: str, *, param: str = "model") -> tuple[Target, ...]:
         """Every target of this name, as nothing but the routing file orders them. Raises ModelNotFound."""
         route = self._watch.table.routes.get(name)
-        return (self._resolve(name),) if route is None else route.targets
+        return (self._resolve(name, param=param),) if route is None else route.targets
 
     def _choose(
         self,

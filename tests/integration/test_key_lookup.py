@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
@@ -15,7 +13,6 @@ from loguru import logger
 from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from sqlalchemy import event, select
-from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import keyspace
 from shared.auth import lookup as lookup_module
@@ -27,65 +24,13 @@ from shared.auth.revocation import RevocationNotAnnounced, revoke
 from shared.clock import ManualClock
 from shared.db import tables
 from shared.db.engine import create_engine
-from shared.db.repositories import accounts, api_keys
+from shared.db.repositories import api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
-from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed, NotFound, Overloaded
 from shared.ids import AccountId, ApiKeyId
-from shared.settings import AuthSettings
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
-
-PEPPER = b"pepper of the tests, 32 bytes or so"
-ACME = AccountId("acme")
-SETTINGS = AuthSettings()
-
-
-@dataclass
-class Stores:
-    """A Redis and a database, and processes that look keys up in them."""
-
-    redis: Redis
-    database: AsyncEngine
-    clock: ManualClock
-    closing: AsyncExitStack
-
-    def a_process(self) -> KeyLookup:
-        process = KeyLookup(self.redis, self.database, pepper=PEPPER, settings=SETTINGS, clock=self.clock)
-        self.closing.push_async_callback(process.aclose)
-        return process
-
-    def mint(self, **particulars: Any) -> tuple[str, ApiKeyRecord]:
-        return mint(PEPPER, account=ACME, name="laptop", now=self.clock.now(), **particulars)
-
-    async def save(self, record: ApiKeyRecord) -> None:
-        async with self.database.begin() as connection:
-            await accounts.ensure(connection, ACME, name="Acme", at=self.clock.now())
-            await api_keys.create(connection, record)
-
-    async def a_key(self, **particulars: Any) -> tuple[str, Principal]:
-        token, record = self.mint(**particulars)
-        await self.save(record)
-        return token, Principal(account=ACME, api_key=record.id)
-
-    async def revoke(self, key_id: ApiKeyId) -> None:
-        await revoke(self.database, self.redis, key_id, clock=self.clock, settings=SETTINGS)
-
-    async def age_in_redis(self, token: str, *, seconds: float) -> None:
-        """As if the database had been asked about the key so long ago."""
-        left = SETTINGS.redis_cache_seconds - seconds
-        await self.redis.pexpire(self.redis_key(token), int(left * 1000))
-
-    def redis_key(self, token: str) -> str:
-        return keyspace.api_key(digest_of(PEPPER, token))
-
-
-async def stores_of(redis_url: str, database_url: str) -> AsyncIterator[Stores]:
-    async with AsyncExitStack() as closing:
-        engine = create_engine(database_url)
-        closing.push_async_callback(engine.dispose)
-        redis = await closing.enter_async_context(Redis.from_url(redis_url, socket_timeout=1))
-        yield Stores(redis, engine, ManualClock(), closing)
+from tests.integration.key_stores import ACME, PEPPER, SETTINGS, Stores, stores_of
 
 
 @pytest.fixture
@@ -209,7 +154,7 @@ async def test_a_row_read_before_a_revocation_does_not_bring_the_key_back(stores
     await stores.revoke(principal.api_key)
 
     entries = KeyEntries(stores.redis, ttl_seconds=SETTINGS.redis_cache_seconds)
-    stored = await entries.store(digest_of(PEPPER, token), KeyEntry(principal, None))
+    stored = await entries.store(digest_of(PEPPER, token), KeyEntry(principal, None), version=0)
 
     assert not stored
     with pytest.raises(AuthenticationFailed):

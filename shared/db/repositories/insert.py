@@ -1,4 +1,4 @@
-"""INSERT that leaves a row alone which is already there; both databases have it, each in its dialect."""
+"""INSERT where a row may be there already; both databases have it, each in its dialect."""
 
 from __future__ import annotations
 
@@ -22,4 +22,18 @@ async def insert_new(connection: AsyncConnection, table: Table, rows: Sequence[M
     else:
         await connection.execute(
             sqlite.insert(table).on_conflict_do_nothing(index_elements=key), [dict(row) for row in rows]
+        )
+
+
+async def insert_or_replace(connection: AsyncConnection, table: Table, row: Mapping[str, Any]) -> None:
+    """Insert `row`, or give the one with its primary key these values."""
+    key = list(table.primary_key.columns)
+    rest = {name: value for name, value in row.items() if name not in {column.name for column in key}}
+    if connection.dialect.name == "postgresql":
+        await connection.execute(
+            postgresql.insert(table).values(dict(row)).on_conflict_do_update(index_elements=key, set_=rest)
+        )
+    else:
+        await connection.execute(
+            sqlite.insert(table).values(dict(row)).on_conflict_do_update(index_elements=key, set_=rest)
         )

@@ -1,0 +1,29 @@
+"""What an account prefers, in and out."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal, Required
+
+from pydantic import BaseModel, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from api.fallbacks import FallbackModels
+from api.openai_v1.schemas import Model
+from shared.domain.job import FallbackOn
+
+
+@with_config(ConfigDict(extra="forbid", strict=True))
+class PreferenceIn(TypedDict, total=False):
+    model: Required[Model]
+    fallback_models: FallbackModels
+    fallback_on: Annotated[list[Literal["context_length", "content_filter"]], Field(max_length=8)]
+
+
+class PreferenceOut(BaseModel):
+    """`fallback_on`: failures of the request itself after which the next model is tried."""
+
+    model: str
+    fallback_models: list[str]
+    fallback_on: list[FallbackOn]
+    updated_at: datetime
