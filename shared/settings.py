@@ -155,6 +155,19 @@ class ProviderSettings(_Group):
     """Every how long a provider is asked which models it has; sooner while it does not answer."""
 
 
+class BreakerSettings(_Group):
+    fail_max: PositiveInt = 5
+    """Failures of a provider in a row after which nothing is sent to it for a while."""
+    reset_seconds: PositiveFloat = 30.0
+    """How long nothing is sent, before one call probes whether the provider is back."""
+    window_seconds: PositiveFloat = 30.0
+    """Over which time the share of failures is looked at."""
+    window_calls: PositiveInt = 20
+    """Calls within the window below which their share of failures says nothing."""
+    window_failure_share: Annotated[float, Field(gt=0, le=1)] = 0.5
+    """Share of failures within the window that has the same effect as failures in a row."""
+
+
 class AuthSettings(_Group):
     key_cache_seconds: PositiveFloat = 60.0
     """How long a process trusts a key it looked up, while revocations are heard."""
@@ -264,6 +277,7 @@ class Settings(BaseSettings):
     queue: QueueSettings = QueueSettings()
     worker: WorkerSettings = WorkerSettings()
     provider: ProviderSettings = ProviderSettings()
+    breaker: BreakerSettings = BreakerSettings()
     auth: AuthSettings = AuthSettings()
     log: LogSettings = LogSettings()
 
