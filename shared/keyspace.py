@@ -31,6 +31,10 @@ each transition is one atomic script in Redis Cluster too.
 | hr:models:due:<provider> | string | set while no worker need ask for its list again | TTL |
 | hr:health:<provider> | string | how it answered when last asked for its list, JSON | TTL |
 | hr:limits:<provider> | string | the limits its answers told, JSON | TTL |
+| hr:breaker:<provider> | hash | `<credential>|<origin>` to what its breaker was last told to be, JSON | TTL |
+| hr:probe:<provider>:<credential> | string | token of the one call that tries it again | its end, TTL |
+| hr:pause:<provider>:<credential> | string | set while nothing is sent on that account | TTL |
+| hr:conditions | channel | news of breakers and pauses, JSON | - |
 """
 
 from __future__ import annotations
@@ -47,6 +51,7 @@ LEDGER_GROUP: Final = "ledger"
 
 REVOKED_CHANNEL: Final = "hr:revoked"
 KEY_VERSION: Final = "hr:key:version"
+CONDITIONS_CHANNEL: Final = "hr:conditions"
 SCHEDULER_ALIVE: Final = "hr:scheduler:alive"
 
 
@@ -121,6 +126,18 @@ def health(provider: str) -> str:
 
 def limits(provider: str) -> str:
     return f"hr:limits:{provider}"
+
+
+def breaker(provider: str) -> str:
+    return f"hr:breaker:{provider}"
+
+
+def probe(provider: str, credential: str) -> str:
+    return f"hr:probe:{provider}:{credential}"
+
+
+def pause(provider: str, credential: str) -> str:
+    return f"hr:pause:{provider}:{credential}"
 
 
 def worker_channel(consumer: str) -> str:

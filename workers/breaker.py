@@ -190,9 +190,10 @@ class Breaker:
     def adopt_open(self, seconds: float) -> None:
         """Another process found the provider failing: believe it, and tell nobody.
 
-        A probe of this process that is under way goes on, and no longer counts.
+        A probe of this process that is under way goes on, and no longer counts. `seconds` 0: it may
+        be probed already, which is news only to a breaker that is closed.
         """
-        if seconds > 0:
+        if seconds > 0 or self._state is BreakerState.CLOSED:
             self._trip(seconds, by_others=True)
 
     def adopt_closed(self) -> None:
@@ -280,10 +281,10 @@ class Breakers:
 
     def heard(self, key: BreakerKey, state: BreakerState, open_seconds: float) -> None:
         """What another process told of its breaker. A breaker not made here yet is made for it."""
-        if state is BreakerState.OPEN:
-            self._at(key).adopt_open(open_seconds)
-        elif state is BreakerState.CLOSED:
+        if state is BreakerState.CLOSED:
             self._at(key).adopt_closed()
+        else:
+            self._at(key).adopt_open(open_seconds)
 
     def of(self, provider: str) -> list[Breaker]:
         """Those of a provider that were asked for or heard of, each once."""
