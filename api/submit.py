@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import orjson
 from starlette.datastructures import Headers
@@ -30,7 +30,7 @@ from api.usable import require_usable
 from shared.domain.conditions import UNKNOWN
 from shared.domain.job import FallbackOn, Job, JobKind, Surface, Target
 from shared.domain.principal import Principal
-from shared.errors import DeadlineExceeded, JobCancelled, QueueUnavailable
+from shared.errors import BrokerError, DeadlineExceeded, JobCancelled, ProviderTimeout, QueueUnavailable
 from shared.ids import new_job_id
 from shared.providers.profile import not_served
 from shared.queue.frames import Result
@@ -149,6 +149,10 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     return await _run(call, job, request, via, told=told, key=key, fingerprint=fingerprint)
 
 
+_REASONS_OF_OTHERS: Final = frozenset({DeadlineExceeded.code, JobCancelled.code, ProviderTimeout.code})
+"""A job that several callers read ends by them where one's time is over, or one stopped it."""
+
+
 class _TwinEnded(Exception):
     """The job that this request had joined ended without an answer, for reasons of another caller."""
 
@@ -213,9 +217,9 @@ async def _run(
         departure.accepted = True
         departure(error)
         raise
-    except (DeadlineExceeded, JobCancelled) as error:
+    except BrokerError as error:
         departure(error)
-        if joined and time.monotonic() < reply.deadline:
+        if joined and error.code in _REASONS_OF_OTHERS and time.monotonic() < reply.deadline:
             raise _TwinEnded from error
         raise
     except BaseException:

@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
@@ -26,6 +27,7 @@ from shared.db import migrate
 from shared.db.engine import DATABASE_ERRORS, create_engine
 from shared.db.repositories import accounts, api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.domain.job import Lane
 from shared.errors import NotFound
 from shared.ids import AccountId, ApiKeyId
 from shared.settings import Settings
@@ -47,6 +49,7 @@ def create_command(
     expires_days: Annotated[
         int | None, typer.Option(min=1, max=36_500, help="Days until it expires. Default: never.")
     ] = None,
+    priority: Annotated[Lane, typer.Option(help="The highest lane its jobs may be in.")] = Lane.INTERACTIVE,
     as_json: Json = False,
 ) -> None:
     """Create an API key and print it, this once: what is stored of it does not give it back."""
@@ -61,7 +64,13 @@ def create_command(
     async def work() -> tuple[str, ApiKeyRecord]:
         async with _database(settings, url) as database:
             return await create_key(
-                database, pepper, account=owner, name=name, clock=clock, expires_at=expires_at
+                database,
+                pepper,
+                account=owner,
+                name=name,
+                clock=clock,
+                expires_at=expires_at,
+                lane=priority,
             )
 
     token, record = _run(work())
@@ -151,11 +160,13 @@ async def create_key(
     name: str,
     clock: Clock,
     expires_at: datetime | None = None,
+    lane: Lane = Lane.INTERACTIVE,
 ) -> tuple[str, ApiKeyRecord]:
     """A new key and its record, committed; the account is made when new."""
     token, record = mint(
         pepper, account=account, name=name, now=clock.now(), expires_at=expires_at, created_by="cli"
     )
+    record = replace(record, lane=lane)
     async with database.begin() as connection:
         await accounts.ensure(connection, account, name=account, at=clock.now())
         await api_keys.create(connection, record)
@@ -249,6 +260,7 @@ def _shown(record: ApiKeyRecord) -> dict[str, object]:
         "name": record.name,
         "prefix": record.prefix,
         "last4": record.last4,
+        "priority": record.lane.value,
         "created_at": record.created_at.isoformat(),
         "expires_at": record.expires_at and record.expires_at.isoformat(),
         "revoked_at": record.revoked_at and record.revoked_at.isoformat(),

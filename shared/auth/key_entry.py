@@ -21,6 +21,7 @@ from redis.asyncio import Redis
 
 from shared import keyspace
 from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.domain.job import Lane
 from shared.domain.principal import Preference, Principal, known_failures
 from shared.ids import AccountId, ApiKeyId
 
@@ -54,7 +55,8 @@ class KeyEntry:
 
     @classmethod
     def of(cls, record: ApiKeyRecord, preference: Preference | None = None) -> KeyEntry:
-        return cls(Principal(record.account_id, record.id, preference), record.expires_at)
+        principal = Principal(record.account_id, record.id, preference, record.lane)
+        return cls(principal, record.expires_at)
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at
@@ -120,6 +122,8 @@ def _encode(entry: KeyEntry, version: int) -> str:
         "expires": None if entry.expires_at is None else entry.expires_at.timestamp(),
         "at": version,
     }
+    if principal.lane is not Lane.INTERACTIVE:
+        fields["lane"] = principal.lane
     if (preference := principal.preference) is not None:
         fields["prefers"] = {
             "model": preference.model,
@@ -138,6 +142,7 @@ def _decode(value: bytes, *, age_seconds: float) -> KeyEntry | Mark:
                 account=AccountId(fields["account"]),
                 api_key=ApiKeyId(fields["key"]),
                 preference=_preference(fields.get("prefers")),
+                lane=Lane(fields.get("lane", Lane.INTERACTIVE)),
             ),
             expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
             age_seconds=age_seconds,

@@ -16,7 +16,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, MetaData, String, TypeDecorator
+from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, MetaData, String, TypeDecorator, text
 from sqlmodel import Field, SQLModel
 
 
@@ -65,7 +65,7 @@ class AccountRow(_Row, table=True):
 class ApiKeyRow(_Row, table=True):
     """A key we issued, without the key: `digest` is what finds it, `prefix` and `last4` what shows it.
 
-    `scopes`: null allows all that the account may do.
+    `scopes`: null allows all that the account may do. `lane`: the highest its jobs may be in.
     """
 
     __tablename__ = "api_key"
@@ -77,6 +77,9 @@ class ApiKeyRow(_Row, table=True):
     prefix: str = Field(sa_type=String)
     last4: str = Field(sa_type=String)
     scopes: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    lane: str = Field(
+        default="interactive", sa_type=String, sa_column_kwargs={"server_default": text("'interactive'")}
+    )
     created_at: datetime = Field(sa_type=UtcDateTime)
     created_by: str | None = Field(default=None, sa_type=String)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)

@@ -21,6 +21,8 @@ SETTINGS: Final = {
     "HEADRACE_API__HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
     "HEADRACE_API__REQUEST_TIMEOUT_SECONDS": str(REQUEST_TIMEOUT_SECONDS),
     "HEADRACE_API__DISCONNECT_GRACE_SECONDS": "0.2",
+    # A provider that limits our rate for ever is told of after this.
+    "HEADRACE_QUEUE__MAX_WAIT_SECONDS": "0.3",
     # Away long enough that a frozen Redis is not taken for a dead worker.
     "HEADRACE_QUEUE__LEASE_IDLE_SECONDS": "20",
 }

@@ -9,12 +9,16 @@ from sqlalchemy import Row, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import api_key
+from shared.domain.job import Lane
 from shared.ids import AccountId, ApiKeyId
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
-    """`prefix` and `last4` are for people to recognise a key by. `scopes`: None allows everything."""
+    """`prefix` and `last4` are for people to recognise a key by. `scopes`: None allows everything.
+
+    `lane`: the highest its jobs may be in.
+    """
 
     id: ApiKeyId
     account_id: AccountId
@@ -27,6 +31,7 @@ class ApiKeyRecord:
     expires_at: datetime | None = None
     revoked_at: datetime | None = None
     scopes: tuple[str, ...] | None = None
+    lane: Lane = Lane.INTERACTIVE
 
     def is_usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -88,10 +93,10 @@ async def _revoke(
 
 def _values(record: ApiKeyRecord) -> dict[str, object]:
     scopes = None if record.scopes is None else list(record.scopes)
-    return {**asdict(record), "scopes": scopes}
+    return {**asdict(record), "scopes": scopes, "lane": record.lane.value}
 
 
 def _record(row: Row[tuple[object, ...]]) -> ApiKeyRecord:
     columns = dict(row._mapping)
-    scopes = columns.pop("scopes")
-    return ApiKeyRecord(**columns, scopes=None if scopes is None else tuple(scopes))
+    scopes, lane = columns.pop("scopes"), Lane(columns.pop("lane"))
+    return ApiKeyRecord(**columns, scopes=None if scopes is None else tuple(scopes), lane=lane)
