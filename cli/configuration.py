@@ -65,9 +65,16 @@ def check_or_exit(settings: Settings) -> None:
         fail("FAULTPOINTS: must be <point>@<number>, separated by commas.")
 
 
-def check_routing_or_exit(settings: Settings) -> None:
-    """Of the processes that read the routing file: others may not know every provider it names."""
+def check_routing_or_exit(settings: Settings, *, scripted: bool = False) -> None:
+    """Of the processes that read the routing file: others may not know every provider it names.
+
+    `scripted`: every provider will be the scripted one, at an address yet to be found.
+    """
     registry = Registry.from_settings(settings)
+    if scripted:
+        registry = Registry(
+            profile.with_base_url("http://scripted") for profile in registry.profiles.values()
+        )
     catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
     try:
         RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)

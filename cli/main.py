@@ -36,6 +36,7 @@ def start_everything() -> None:
     """Run the broker on its embedded default: api, worker, scheduler and what they need."""
     settings = settings_or_exit()
     check_or_exit(settings)
+    check_routing_or_exit(settings, scripted=not up.has_provider(settings))
     configure_logging(settings.log)
     raise typer.Exit(_run(up.run(settings)))
 

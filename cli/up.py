@@ -146,7 +146,7 @@ async def run(settings: Settings) -> int:
         elif server is not None:
             environment["REDIS_URL"] = await _start_redis(supervisor, folder, server, environment, held)
         data_folder.announce_redis(folder, environment["REDIS_URL"])
-        demo = not _has_provider(settings)
+        demo = not has_provider(settings)
         if demo:
             environment |= await _start_scripted_provider(supervisor, environment)
         await migrate.upgrade(database_url)
@@ -215,7 +215,7 @@ def scripted_environment(url: str) -> dict[str, str]:
     return environment
 
 
-def _has_provider(settings: Settings) -> bool:
+def has_provider(settings: Settings) -> bool:
     """A key, a file, or the address of anything: somebody configured something."""
     addresses = [settings.provider_base_url(profile.base_url_variable) for profile in BUILT_IN.values()]
     file = providers_file(settings)

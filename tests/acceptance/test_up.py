@@ -235,6 +235,24 @@ def test_bad_configuration_is_one_line_that_names_it(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["up", "api"])
+@pytest.mark.parametrize(("model", "provider"), [("vllm/house-7b", "openai"), ("gpt-4o-mni", "")])
+def test_a_routing_file_that_names_nobody_is_one_line(
+    command: str, model: str, provider: str, tmp_path: Path
+) -> None:
+    file = tmp_path / "routing.toml"
+    file.write_text(f'[routes.house]\ntargets = ["{model}"]\n', encoding="utf-8")
+    usable = {"REDIS_URL": "redis://127.0.0.1:1", "HEADRACE_KEY_PEPPER": "p" * 32}
+    key = {"OPENAI_API_KEY": "sk-of-somebody"} if provider else {}
+
+    done = headrace(command, folder=tmp_path, HEADRACE_ROUTING_FILE=str(file), **usable, **key)
+
+    assert done.returncode == os.EX_CONFIG
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"HEADRACE_ROUTING_FILE: {file}: routes.house.targets: ")
+    assert repr(model) in line
+
+
 def test_without_a_redis_server_it_says_how_to_get_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
