@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Any, Final, Self
+from typing import IO, Any, Final, Protocol, Self
 
 import httpx
 from sqlalchemy import text
@@ -375,7 +375,11 @@ class Stack:
             process.popen.send_signal(number)
 
 
-def start_apart(stack: Stack) -> None:
+class Starts(Protocol):
+    async def start(self) -> None: ...
+
+
+def start_apart(stack: Starts) -> None:
     """Start from a synchronous fixture, which may be asked for below a running loop."""
     with ThreadPoolExecutor(max_workers=1) as apart:
         apart.submit(asyncio.run, stack.start()).result()
