@@ -6,5 +6,5 @@
 
 No test asserts while the load runs: what happened is judged as a whole once everything has
 ended. A failing run prints its seed, its kills and where its history is.
-size.py says how to run the full form.
+size.py says how to run the full form; fault_matrix.toml says which fault which test shows.
 """
