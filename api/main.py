@@ -232,7 +232,14 @@ async def _look_for_routes(routing: RoutingWatch) -> None:
 
 
 class ApiServer(uvicorn.Server):
-    """Says that it drains before it stops: not ready any more, and open streams get an end."""
+    """Says that it drains before it stops: not ready any more, and open streams get an end.
+
+    SIGTERM ── pre_stop_seconds ──> listener closed ── drain_seconds ──> exit 0
+               not ready, still serving,          open requests end, the last
+               each connection for one answer     streams by `server_draining`
+
+    A second signal skips the first wait.
+    """
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
         super().__init__(config)
@@ -240,16 +247,32 @@ class ApiServer(uvicorn.Server):
         self._settings = settings
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        pause = self._settings.api.pre_stop_seconds
         if not self._app.state.draining:
             self._app.state.draining = True
-            # A second short of the server's own patience, so that it need not cut anybody off.
-            within = max(0.1, self._settings.api.drain_seconds - 1)
-            broker: Broker | None = getattr(self._app.state, "broker", None)
-            if broker is not None:
-                broker.replies.drain(within_seconds=within)
+            if self.started and pause:
+                self._keep_no_connection()
+                asyncio.get_running_loop().call_later(pause, self._stop)
+                return
         # Not uvicorn's own, which raises the signal again once it has drained: a drained process exits 0.
         self.force_exit = self.should_exit and sig == signal.SIGINT
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.should_exit:
+            return
         self.should_exit = True
+        # A second short of the server's own patience, so that it need not cut anybody off.
+        within = max(0.1, self._settings.api.drain_seconds - 1)
+        broker: Broker | None = getattr(self._app.state, "broker", None)
+        if broker is not None:
+            broker.replies.drain(within_seconds=within)
+
+    def _keep_no_connection(self) -> None:
+        """Closed while idle, a kept connection may be closed under a request that is on its way."""
+        # Once a second uvicorn makes the one of the other.
+        for headers in (self.config.encoded_headers, self.server_state.default_headers):
+            headers.append((b"connection", b"close"))
 
 
 async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:

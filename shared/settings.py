@@ -48,8 +48,11 @@ class ApiSettings(_Group):
     """How long after its caller left a job keeps running, so that a reconnect can resume."""
     slow_reader_seconds: PositiveFloat = 60.0
     """How long a reader may accept no byte before its connection is closed."""
+    pre_stop_seconds: NonNegativeFloat = 0.0
+    """How long after SIGTERM a process that is not ready any more still takes requests: longer than
+    whatever balances the load needs to see it (on Kubernetes, 5 to 10)."""
     drain_seconds: PositiveFloat = 15.0
-    """How long open requests may go on after SIGTERM."""
+    """How long open requests may go on after that."""
     responses_retain_seconds: PositiveFloat = 86_400.0
     """How long a response of /v1/responses can be read and continued, unless `store` was false."""
     allowed_hosts: tuple[str, ...] = ()

@@ -118,6 +118,12 @@ class Notes:
         whole = self._raw.rfind(b"\n\n")
         del self._raw[whole + 2 if whole >= 0 else 0 :]
 
+    def drop_error_event(self) -> None:
+        """The server said why it stopped: what follows comes from another one."""
+        self.drop_partial_event()
+        error = self._raw.rfind(b'data: {"error"')
+        del self._raw[error if error >= 0 else len(self._raw) :]
+
     @property
     def raw(self) -> bytes:
         return bytes(self._raw)
@@ -223,3 +229,27 @@ async def closed_loop(
     async with asyncio.TaskGroup() as group:
         for number in range(min(callers, jobs)):
             group.create_task(caller(), name=f"caller-{number}")
+
+
+async def open_loop(
+    send: Callable[[Script], Awaitable[Exchange]],
+    asks: Iterator[Script],
+    exchanges: list[Exchange],
+    *,
+    rate: float,
+    until: Callable[[], bool],
+) -> None:
+    """`rate` of them a second, evenly, whether or not anybody answers; returns when all are over."""
+    began, sent = time.monotonic(), 0
+
+    async def one(script: Script) -> None:
+        exchanges.append(await send(script))
+
+    async with asyncio.TaskGroup() as group:
+        while not until():
+            due = int((time.monotonic() - began) * rate)
+            for _ in range(due - sent):
+                script = next(asks)
+                group.create_task(one(script), name=script.name)
+            sent = max(sent, due)
+            await asyncio.sleep(max(0.001, began + (sent + 1) / rate - time.monotonic()))
