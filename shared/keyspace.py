@@ -34,6 +34,8 @@ each transition is one atomic script in Redis Cluster too.
 | hr:breaker:<provider> | hash | `<credential>|<origin>` to what its breaker was last told to be, JSON | TTL |
 | hr:probe:<provider>:<credential> | string | token of the one call that tries it again | its end, TTL |
 | hr:pause:<provider>:<credential> | string | set while nothing is sent on that account | TTL |
+| hr:permits:{<provider>:<credential>} | hash | what an account used of its minute | TTL |
+| hr:permits:{...}:held, :held:batch | zset | calls that run on it, and those of batch work, by expiry | TTL |
 | hr:conditions | channel | news of breakers and pauses, JSON | - |
 """
 
@@ -138,6 +140,15 @@ def probe(provider: str, credential: str) -> str:
 
 def pause(provider: str, credential: str) -> str:
     return f"hr:pause:{provider}:{credential}"
+
+
+def permits(provider: str, credential: str) -> str:
+    """The tag is the account: no script touches a job and a permit at once."""
+    return f"hr:permits:{{{provider}:{credential}}}"
+
+
+def permit_holders(provider: str, credential: str, *, batch: bool = False) -> str:
+    return f"hr:permits:{{{provider}:{credential}}}:held{':batch' if batch else ''}"
 
 
 def worker_channel(consumer: str) -> str:

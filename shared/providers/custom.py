@@ -8,10 +8,12 @@ api_key_env = "LAB_API_KEY"               # or api_key = "..."; neither for an o
 models = ["phi-4"]                        # names that need no "lab/" before them
 capabilities = ["chat", "stream"]
 headers = { x-team = "nlp" }              # sent with every call
+limits = { requests_per_minute = 500, tokens_per_minute = 200000, concurrent = 16 }  # all workers together
 form = "openai"                           # or "http", "tgi", "sagemaker": see docs/providers.md
 
 [providers.openai]
 base_url = "https://proxy.example/v1"     # OPENAI_BASE_URL wins over it
+limits = { requests_per_minute = 500 }    # either may be left out
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ from pydantic import (
     ConfigDict,
     Discriminator,
     Field,
+    PositiveInt,
     SecretStr,
     Tag,
     ValidationError,
@@ -46,7 +49,7 @@ from shared.providers.dialects.prompt_templates import TemplateName
 from shared.providers.dialects.sagemaker import Invocation
 from shared.providers.dialects.tgi import Tgi
 from shared.providers.presets import Preset
-from shared.providers.profile import Auth, Bearer, Capability, ProviderProfile
+from shared.providers.profile import AccountLimits, Auth, Bearer, Capability, ProviderProfile
 from shared.providers.sigv4 import SigV4
 from shared.settings import environment_variable
 
@@ -123,6 +126,21 @@ class _Entry(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class Limits(_Entry):
+    """Of one account at a provider, for all workers together."""
+
+    requests_per_minute: PositiveInt | None = None
+    input_tokens_per_minute: PositiveInt | None = None
+    output_tokens_per_minute: PositiveInt | None = None
+    tokens_per_minute: PositiveInt | None = None
+    concurrent: PositiveInt | None = None
+
+    def of_account(self) -> AccountLimits | None:
+        """None when nothing is limited."""
+        limits = AccountLimits(**self.model_dump())
+        return None if limits == AccountLimits() else limits
+
+
 class _Endpoint(_Entry):
     """What entries of every form have."""
 
@@ -131,6 +149,7 @@ class _Endpoint(_Entry):
     models: tuple[ModelName, ...] = ()
     capabilities: frozenset[Capability] = frozenset({Capability.CHAT, Capability.STREAM})
     headers: Annotated[dict[str, str], AfterValidator(_check_headers)] = {}
+    limits: Limits = Limits()
 
     def _profile(self, base_url: str, dialect: Dialect, *, auth: Auth, keyed: bool) -> ProviderProfile:
         return ProviderProfile(
@@ -145,6 +164,7 @@ class _Endpoint(_Entry):
             models_path="/models" if dialect is languages.OPENAI else "",
             credential_required=keyed,
             self_hosted=True,
+            limits=self.limits.of_account(),
         )
 
 
@@ -237,7 +257,8 @@ Endpoint = Annotated[
 
 
 class BuiltInOverride(_Entry):
-    base_url: BaseUrl
+    base_url: BaseUrl | None = None
+    limits: Limits = Limits()
 
 
 class ProvidersFile(_Entry):

@@ -50,6 +50,20 @@ _NEEDED: Final[Mapping[JobKind, Capability]] = {
 """What a provider must be able to do to be asked; other kinds have two ways, one of them chat."""
 
 
+@dataclass(frozen=True, slots=True)
+class AccountLimits:
+    """What an operator says one account may use of a provider; None: as much as it likes.
+
+    `concurrent`: calls at once.
+    """
+
+    requests_per_minute: int | None = None
+    input_tokens_per_minute: int | None = None
+    output_tokens_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrent: int | None = None
+
+
 class Auth(Protocol):
     """How a credential travels."""
 
@@ -105,6 +119,7 @@ class ProviderProfile:
     streams: False where an answer only comes whole; it is then said as a stream of one piece
     models_path: where GET lists the models, "" where nothing does
     models: names an operator listed for this endpoint
+    limits: of an account there, as the operator configured them
     self_hosted: serves models of its operator's choosing, so an unknown name may be right
     """
 
@@ -131,6 +146,7 @@ class ProviderProfile:
     models: tuple[str, ...] = ()
     credential_required: bool = True
     self_hosted: bool = False
+    limits: AccountLimits | None = None
     docs: str = ""
 
     def __str__(self) -> str:

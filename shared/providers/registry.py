@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Final
 
@@ -20,7 +21,7 @@ from shared.providers import (
     xai,
 )
 from shared.providers.configured_secrets import configured_secrets
-from shared.providers.custom import ProvidersFile, check_base_url, read_providers_file
+from shared.providers.custom import BuiltInOverride, ProvidersFile, check_base_url, read_providers_file
 from shared.providers.presets import Preset
 from shared.providers.profile import ProviderProfile
 from shared.settings import Settings
@@ -102,15 +103,16 @@ def providers_file(settings: Settings) -> ProvidersFile:
 
 
 def _built_in(settings: Settings, file: ProvidersFile) -> Iterable[ProviderProfile]:
-    for profile in BUILT_IN.values():
-        override = file.providers.get(profile.id)
+    for built_in in BUILT_IN.values():
+        override = file.providers.get(built_in.id, BuiltInOverride())
+        profile = replace(built_in, limits=override.limits.of_account())
         url = settings.provider_base_url(profile.base_url_variable)
         if url:
             try:
                 yield profile.with_base_url(check_base_url(url))
             except ValueError as exc:
                 raise ValueError(f"{profile.base_url_variable} {exc}") from exc
-        elif override is not None:
+        elif override.base_url is not None:
             yield profile.with_base_url(override.base_url)
         else:
             yield profile

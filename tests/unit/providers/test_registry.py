@@ -9,7 +9,7 @@ from shared.domain.job import Target
 from shared.errors import NotFound, ProviderCredentialRefused, ProviderError
 from shared.providers.credentials import Credentials
 from shared.providers.custom import ProvidersFileInvalid
-from shared.providers.profile import Bearer, Capability, HeaderKey, origin_of
+from shared.providers.profile import AccountLimits, Bearer, Capability, HeaderKey, origin_of
 from shared.providers.registry import BUILT_IN, Registry
 from shared.settings import Settings
 
@@ -167,6 +167,8 @@ ENDPOINT = '[[endpoint]]\nid = "lab"\nbase_url = "https://lab.example"\n'
         (ENDPOINT.replace("lab", "openai", 1), "endpoint 'openai': this id belongs to a built-in"),
         ('[providers.acme]\nbase_url = "https://a.example"', "providers, acme: no built-in provider"),
         ('[providers.openai]\nbase_url = "a.example"', "providers, openai, base_url"),
+        ("[providers.openai]\nlimits = { concurrent = 0 }", "providers, openai, limits, concurrent"),
+        (ENDPOINT + "limits = { per_day = 1 }", "endpoint 'lab', limits, per_day"),
         ("endpoint = 3", "endpoint: "),
         ("surprise = 3", "surprise: Extra inputs"),
     ],
@@ -181,6 +183,20 @@ def test_a_wrong_file_names_the_entry_and_shows_no_secret(tmp_path: Path, text: 
     assert problem in str(caught.value)
     assert str(path) in str(caught.value)
     assert "s3cret" not in str(caught.value)
+
+
+def test_limits_are_those_of_an_account_and_need_no_other_address(tmp_path: Path) -> None:
+    path = tmp_path / "providers.toml"
+    path.write_text(
+        ENDPOINT + "limits = { concurrent = 4 }\n[providers.openai]\nlimits = { requests_per_minute = 500 }"
+    )
+
+    profiles = Registry.from_settings(settings(providers_file=path)).profiles
+
+    assert profiles["lab"].limits == AccountLimits(concurrent=4)
+    assert profiles["openai"].limits == AccountLimits(requests_per_minute=500)
+    assert profiles["openai"].base_url == BUILT_IN["openai"].base_url
+    assert profiles["anthropic"].limits is None
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
