@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.types import Scope
@@ -40,7 +39,6 @@ class Broker:
     model_lists: ModelLists
     router: Router
     keys: KeyLookup
-    redis: Redis
     engine: AsyncEngine
     conditions: Mapping[str, ProviderCondition] = field(default_factory=dict)
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""

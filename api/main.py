@@ -14,7 +14,6 @@ from typing import Any, Final
 import uvicorn
 from fastapi import FastAPI
 from loguru import logger
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
@@ -47,6 +46,7 @@ from shared.providers.registry import Registry
 from shared.queue.dead_letters import DeadLetters
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
+from shared.queue.links import open_link
 from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
@@ -70,11 +70,9 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        link = RedisLink(redis_url, timeout=settings.queue.api_timeout_seconds)
-        timeout = settings.queue.api_timeout_seconds
-        redis = Redis.from_url(redis_url, socket_timeout=timeout, socket_connect_timeout=timeout)
+        link = open_link(redis_url, timeout=settings.queue.api_timeout_seconds)
         engine = create_engine(url_of(settings))
-        keys = KeyLookup(redis, engine, pepper=pepper, settings=settings.auth)
+        keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
         model_lists = ModelLists(link, registry.profiles)
@@ -104,7 +102,6 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
                 rng=Random(),  # noqa: S311 - shares of load, no secret
             ),
             keys=keys,
-            redis=redis,
             engine=engine,
         )
         app.state.evictions = EvictionWatch(link)
@@ -124,7 +121,6 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         await replies.close()
         await keys.aclose()
         await link.close()
-        await redis.aclose()
         await engine.dispose()
         logger.info("api stopped")
 

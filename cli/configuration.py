@@ -9,7 +9,6 @@ from typing import Final, NoReturn
 import typer
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_settings import SettingsError
-from redis.asyncio.connection import parse_url
 
 from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
@@ -18,6 +17,7 @@ from shared.providers.catalogue import Catalogue
 from shared.providers.catalogue_file import CatalogueFileInvalid
 from shared.providers.custom import ProvidersFileInvalid
 from shared.providers.registry import Registry
+from shared.queue.redis_url import UnusableRedisUrl, read_url
 from shared.routing.routing_file import RoutingFileInvalid
 from shared.routing.watch import RoutingWatch
 from shared.settings import Settings, environment_variable, load_settings
@@ -45,9 +45,9 @@ def check_or_exit(settings: Settings) -> None:
     database_url_or_exit(settings)
     if settings.redis_url is not None:
         try:
-            parse_url(settings.redis_url.get_secret_value())
-        except ValueError:
-            fail("REDIS_URL: must start with redis://, rediss:// or unix://.")
+            read_url(settings.redis_url.get_secret_value())
+        except UnusableRedisUrl as unusable:
+            fail(f"REDIS_URL: {unusable}")
     try:
         registry = Registry.from_settings(settings)
         Catalogue.load(settings.catalogue_file, providers=registry.profiles)

@@ -18,7 +18,7 @@ from shared.errors import BrokerError, Overloaded
 from shared.ids import JOB_ID, AccountId, JobId
 from shared.providers.registry import Registry
 from shared.queue.dead_letters import ALL, MAX_PAGE, DeadLetter, DeadLetters, Redriven, Which
-from shared.queue.redis_link import RedisLink
+from shared.queue.links import open_link
 from shared.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -184,7 +184,7 @@ def _run(work: Callable[[DeadLetters], Awaitable[_T]]) -> _T:
     providers = Registry.from_settings(settings).profiles
 
     async def run() -> _T:
-        link = RedisLink(url, timeout=_REDIS_SECONDS)
+        link = open_link(url, timeout=_REDIS_SECONDS)
         try:
             return await work(DeadLetters(link, settings.queue, providers))
         finally:

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, TypeVar
 
 import typer
-from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from cli import data_folder
@@ -30,6 +29,9 @@ from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.job import Lane
 from shared.errors import NotFound
 from shared.ids import AccountId, ApiKeyId
+from shared.queue.links import open_link
+from shared.queue.redis_link import RedisLink
+from shared.queue.redis_url import UnusableRedisUrl
 from shared.settings import Settings
 
 app = typer.Typer(no_args_is_help=True)
@@ -131,8 +133,8 @@ def revoke_command(
             if redis_url is None:
                 await revoke_row(database, ApiKeyId(key_id), clock=SystemClock())
                 return False
-            async with _redis_or_exit(redis_url) as redis:
-                await revoke(database, redis, ApiKeyId(key_id), clock=SystemClock(), settings=settings.auth)
+            async with _link_or_exit(redis_url) as link:
+                await revoke(database, link, ApiKeyId(key_id), clock=SystemClock(), settings=settings.auth)
             return True
 
     try:
@@ -223,14 +225,16 @@ def _redis_url(settings: Settings) -> str | None:
     return data_folder.running_redis(settings.data_dir) if settings.database_url is None else None
 
 
-def _redis_or_exit(url: str) -> Redis:
+@asynccontextmanager
+async def _link_or_exit(url: str) -> AsyncIterator[RedisLink]:
     try:
-        client: Redis = Redis.from_url(
-            url, socket_timeout=_REDIS_SECONDS, socket_connect_timeout=_REDIS_SECONDS
-        )
-    except ValueError:
-        fail("REDIS_URL: must start with redis://, rediss:// or unix://.")
-    return client
+        link = open_link(url, timeout=_REDIS_SECONDS)
+    except UnusableRedisUrl as unusable:
+        fail(f"REDIS_URL: {unusable}")
+    try:
+        yield link
+    finally:
+        await link.close()
 
 
 def _run(work: Coroutine[Any, Any, _T]) -> _T:

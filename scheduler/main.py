@@ -8,9 +8,7 @@ from typing import Any
 
 import arq
 import orjson
-from arq.connections import ArqRedis
 from loguru import logger
-from redis.asyncio import ConnectionPool, Redis
 from redis.exceptions import RedisError
 
 from scheduler.duties.forget_consumers import forget_consumers
@@ -19,11 +17,13 @@ from scheduler.duties.settle_usage import settle_usage
 from shared.accounting.ledger import LedgerWriter
 from shared.db.engine import create_engine, url_of
 from shared.providers.registry import Registry
+from shared.queue.arq_pool import TAG, arq_pool
 from shared.queue.consumer import consumer_name
+from shared.queue.links import open_link
 from shared.queue.redis_link import RedisLink
 from shared.settings import Settings
 
-_QUEUE = "hr:arq:scheduler"
+_QUEUE = f"hr:{TAG}:scheduler"
 _RESTART_SECONDS = 1.0
 
 
@@ -34,11 +34,12 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
     for signum in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(signum, stopped.set)
     queue = settings.queue
-    link = RedisLink(redis_url, timeout=queue.worker_timeout_seconds)
-    redis = Redis.from_url(redis_url, socket_timeout=queue.worker_timeout_seconds + queue.block_seconds)
+    link = open_link(redis_url, timeout=queue.worker_timeout_seconds)
+    # Its own: while it waits for usage, nothing else gets an answer on its connections.
+    ledger_link = link.another(timeout=queue.worker_timeout_seconds + queue.block_seconds)
     engine = create_engine(url_of(settings))
     providers = list(Registry.from_settings(settings).profiles)
-    ledger = LedgerWriter(redis, engine, shards=queue.shards, consumer=consumer_name())
+    ledger = LedgerWriter(ledger_link, engine, shards=queue.shards, consumer=consumer_name())
     logger.info("scheduler started")
     try:
         async with asyncio.TaskGroup() as duties:
@@ -52,7 +53,7 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
                 task.cancel()
     finally:
         await link.close()
-        await redis.aclose()
+        await ledger_link.close()
         await engine.dispose()
     logger.info("scheduler stopped")
 
@@ -66,17 +67,16 @@ async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, provid
             logger.info("consumers forgotten", count=removed)
 
     while True:
-        pool: ConnectionPool = ConnectionPool.from_url(
-            redis_url, socket_timeout=settings.queue.worker_timeout_seconds
+        pool = arq_pool(
+            redis_url,
+            timeout=settings.queue.worker_timeout_seconds,
+            default_queue_name=_QUEUE,
+            job_serializer=orjson.dumps,
+            job_deserializer=orjson.loads,
         )
         worker = arq.Worker(
-            cron_jobs=[arq.cron(housekeeping, name="housekeeping", second=0)],
-            redis_pool=ArqRedis(
-                connection_pool=pool,
-                default_queue_name=_QUEUE,
-                job_serializer=orjson.dumps,
-                job_deserializer=orjson.loads,
-            ),
+            cron_jobs=[arq.cron(housekeeping, name=f"{TAG}housekeeping", second=0)],
+            redis_pool=pool,
             queue_name=_QUEUE,
             job_serializer=orjson.dumps,
             job_deserializer=orjson.loads,
@@ -88,5 +88,5 @@ async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, provid
         except (RedisError, OSError) as exc:
             logger.warning("cron restarts", error=type(exc).__name__)
         finally:
-            await pool.disconnect()
+            await pool.connection_pool.disconnect()
         await asyncio.sleep(_RESTART_SECONDS)

@@ -51,6 +51,9 @@ GROUP: Final = "workers"
 """Consumer group of every lane; always created at id 0."""
 LEDGER_GROUP: Final = "ledger"
 
+SLOTS: Final = 16_384
+"""Of a Redis Cluster."""
+
 REVOKED_CHANNEL: Final = "hr:revoked"
 KEY_VERSION: Final = "hr:key:version"
 CONDITIONS_CHANNEL: Final = "hr:conditions"
@@ -60,6 +63,17 @@ SCHEDULER_ALIVE: Final = "hr:scheduler:alive"
 def shard_of(name: str, shards: int) -> int:
     """CRC16 (XMODEM, as Redis Cluster uses) of a job id or digest, modulo the number of shards."""
     return crc_hqx(name.encode(), 0) % shards if shards > 1 else 0
+
+
+def slot_of(key: str | bytes) -> int:
+    """The slot of a key in a Redis Cluster: of what its first braces hold, else of all of it."""
+    name = key.encode() if isinstance(key, str) else key
+    start = name.find(b"{")
+    if start >= 0:
+        end = name.find(b"}", start + 1)
+        if end > start + 1:
+            name = name[start + 1 : end]
+    return crc_hqx(name, 0) % SLOTS
 
 
 def lane(shard: int, provider: str, name: Lane) -> str:

@@ -8,9 +8,7 @@ import signal
 from collections.abc import Sequence
 from typing import Any
 
-from arq.connections import ArqRedis
 from loguru import logger
-from redis.asyncio import ConnectionPool
 from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
@@ -18,9 +16,11 @@ from shared.ids import JobId
 from shared.providers.catalogue import Catalogue, use_catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
+from shared.queue.arq_pool import arq_pool
 from shared.queue.consumer import Consumer, Delivery, consumer_name
 from shared.queue.delays import Delays
 from shared.queue.eviction import EvictionWatch
+from shared.queue.links import open_link
 from shared.queue.presence import Presence
 from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
@@ -36,8 +36,8 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     """Until SIGTERM or SIGINT; then drains. A second signal hands everything back at once."""
     faultpoints.arm(settings.faultpoints)
     queue = settings.queue
-    link = RedisLink(redis_url, timeout=queue.worker_timeout_seconds)
-    read_link = RedisLink(redis_url, timeout=queue.block_seconds + queue.worker_timeout_seconds)
+    link = open_link(redis_url, timeout=queue.worker_timeout_seconds)
+    read_link = link.another(timeout=queue.block_seconds + queue.worker_timeout_seconds)
     registry = Registry.from_settings(settings)
     catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
     use_catalogue(catalogue)
@@ -111,14 +111,6 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except RedisError as exc:
             logger.warning("worker closed without Redis", error=type(exc).__name__)
     logger.info("worker stopped", consumer=consumer.name)
-
-
-def arq_pool(redis_url: str, *, timeout: float) -> ArqRedis:
-    """arq's own connections, on which it awaits no reply for longer than `timeout` seconds."""
-    pool: ConnectionPool = ConnectionPool.from_url(
-        redis_url, socket_timeout=timeout, socket_connect_timeout=timeout
-    )
-    return ArqRedis(connection_pool=pool)
 
 
 def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:

@@ -118,7 +118,7 @@ async def _stored(account: AccountId, via: Broker) -> PreferenceOut:
 async def _store(account: AccountId, preference: Preference | None, via: Broker) -> None:
     async with _within_reach():
         await prefer(
-            via.engine, via.redis, account, preference, clock=SystemClock(), settings=via.settings.auth
+            via.engine, via.link, account, preference, clock=SystemClock(), settings=via.settings.auth
         )
 
 

@@ -13,7 +13,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from loguru import logger
-from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -23,10 +22,22 @@ from shared.db.repositories import usage
 from shared.db.repositories.usage import SettledJob
 from shared.domain.job import Job, UnknownEnvelope
 from shared.domain.usage import Settlement
+from shared.queue.redis_link import RedisArg, RedisLink
 
 BATCH: Final = 500
 CLAIM_IDLE_SECONDS: Final = 30.0
 """How long an entry may lie with a writer before another takes it: the writer is dead."""
+_ACKNOWLEDGE: Final = """
+for i = 2, #ARGV do
+  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
+  redis.call('XDEL', KEYS[1], ARGV[i])
+end
+"""
+_REJECT: Final = """
+if #ARGV > 2 then redis.call('XADD', KEYS[2], '*', unpack(ARGV, 3)) end
+redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XDEL', KEYS[1], ARGV[2])
+"""
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _BIGINT: Final = range(-(2**63), 2**63)
 
@@ -37,6 +48,12 @@ class _Entry:
     fields: dict[bytes, bytes]
 
 
+def _entry(entry_id: bytes, flat: list[bytes] | None) -> _Entry:
+    """Of an entry that was deleted while it was pending, the fields are missing."""
+    pairs = flat or []
+    return _Entry(entry_id, dict(zip(pairs[::2], pairs[1::2], strict=True)))
+
+
 class Unreadable(Exception):
     """A usage entry the ledger cannot take, and why."""
 
@@ -44,13 +61,13 @@ class Unreadable(Exception):
 class LedgerWriter:
     """One consumer of the usage streams; any number may run.
 
-    `redis` answers bytes, and waits longer for a reply than `block_ms`. `consumer` is
-    unique among running processes.
+    `link` is its own, for it waits on it, and for longer than `block_ms`. `consumer` is unique
+    among running processes.
     """
 
     def __init__(
         self,
-        redis: Redis,
+        link: RedisLink,
         engine: AsyncEngine,
         shards: int,
         consumer: str,
@@ -58,7 +75,7 @@ class LedgerWriter:
         claim_idle_seconds: float = CLAIM_IDLE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
-        self._redis = redis
+        self._link = link
         self._engine = engine
         self._shards = range(shards)
         self._consumer = consumer
@@ -138,13 +155,14 @@ class LedgerWriter:
         # Until the answer is here: a reply that is lost on its way leaves its entries with us.
         self._unfinished.add(shard)
         try:
-            answer = await self._redis.xreadgroup(
-                keyspace.LEDGER_GROUP, self._consumer, {stream: after}, count=BATCH, block=block_ms
-            )
+            answer = await self._link.execute(
+                "XREADGROUP", "GROUP", keyspace.LEDGER_GROUP, self._consumer, "COUNT", BATCH,
+                *(() if block_ms is None else ("BLOCK", block_ms)), "STREAMS", stream, after,
+            )  # fmt: skip
         except ResponseError as error:
             await self._make_group_if_missing(stream, error)
-            answer = []
-        read = [_Entry(*entry) for _, entries in answer for entry in entries]
+            answer = None
+        read = [_entry(*entry) for _, entries in answer or () for entry in entries]
         if not read:
             self._unfinished.discard(shard)
         return read
@@ -152,46 +170,39 @@ class LedgerWriter:
     async def _claim(self, shard: int, cursor: bytes | str) -> tuple[bytes, list[_Entry]]:
         stream = keyspace.usage(shard)
         try:
-            following, entries, *_ = await self._redis.xautoclaim(
-                stream,
-                keyspace.LEDGER_GROUP,
-                self._consumer,
-                min_idle_time=int(self._claim_idle_seconds * 1000),
-                start_id=cursor,
-                count=BATCH,
-            )
+            following, entries, *_ = await self._link.execute(
+                "XAUTOCLAIM", stream, keyspace.LEDGER_GROUP, self._consumer,
+                int(self._claim_idle_seconds * 1000), cursor, "COUNT", BATCH,
+            )  # fmt: skip
         except ResponseError as error:
             await self._make_group_if_missing(stream, error)
             return b"0-0", []
         # Redis 6.2 answers nothing in place of an entry that was deleted.
-        return following, [_Entry(*entry) for entry in entries if entry[0] is not None]
+        return following, [_entry(*entry) for entry in entries if entry and entry[0] is not None]
 
     async def _make_group_if_missing(self, stream: str, error: ResponseError) -> None:
         """At the first start, and after a flush or a failover. From 0: what came before counts too."""
         if not str(error).startswith("NOGROUP"):
             raise error
         try:
-            await self._redis.xgroup_create(stream, keyspace.LEDGER_GROUP, id="0", mkstream=True)
+            await self._link.execute("XGROUP", "CREATE", stream, keyspace.LEDGER_GROUP, "0", "MKSTREAM")
         except ResponseError as failure:
             if not str(failure).startswith("BUSYGROUP"):
                 raise
 
     async def _acknowledge(self, shard: int, entries: Sequence[_Entry]) -> None:
-        stream, ids = keyspace.usage(shard), [entry.id for entry in entries]
-        async with self._redis.pipeline(transaction=True) as pipe:
-            pipe.xack(stream, keyspace.LEDGER_GROUP, *ids)
-            pipe.xdel(stream, *ids)
-            await pipe.execute()
+        stream = keyspace.usage(shard)
+        ids = [entry.id for entry in entries]
+        await self._link.execute("EVAL", _ACKNOWLEDGE, 1, stream, keyspace.LEDGER_GROUP, *ids)
 
     async def _reject(self, shard: int, entry: _Entry, reason: str) -> None:
-        stream = keyspace.usage(shard)
-        kept: dict[Any, Any] = {**entry.fields, "entry": entry.id, "reason": reason[:200]}
-        async with self._redis.pipeline(transaction=True) as pipe:
-            if entry.fields:
-                pipe.xadd(keyspace.usage_rejected(shard), kept)
-            pipe.xack(stream, keyspace.LEDGER_GROUP, entry.id)
-            pipe.xdel(stream, entry.id)
-            await pipe.execute()
+        kept: list[RedisArg] = [part for pair in entry.fields.items() for part in pair]
+        if kept:
+            kept += ["entry", entry.id, "reason", reason[:200]]
+        await self._link.execute(
+            "EVAL", _REJECT, 2, keyspace.usage(shard), keyspace.usage_rejected(shard), keyspace.LEDGER_GROUP,
+            entry.id, *kept,
+        )  # fmt: skip
         logger.error("usage entry rejected", shard=shard, entry=entry.id.decode(), reason=reason)
 
 

@@ -10,20 +10,21 @@ written over another that was read later, by the count of changes it carries.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
+import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import orjson
-from redis.asyncio import Redis
 
 from shared import keyspace
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.job import Lane
 from shared.domain.principal import Preference, Principal, known_failures
 from shared.ids import AccountId, ApiKeyId
+from shared.queue.redis_link import RedisLink
 
 _REVOKED: Final = b"revoked"
 
@@ -65,18 +66,18 @@ class KeyEntry:
 class KeyEntries:
     """The entries of one Redis; `ttl_seconds` is also what age is counted from, so it must not vary."""
 
-    def __init__(self, redis: Redis, *, ttl_seconds: int) -> None:
-        self._redis = redis
+    def __init__(self, link: RedisLink, *, ttl_seconds: int) -> None:
+        self._link = link
         self._ttl_seconds = ttl_seconds
 
     async def read(self, digest: str) -> tuple[KeyEntry | Mark, int]:
         """The entry, and the count of changes: read a row only after it, and store what it says under it."""
         key = keyspace.api_key(digest)
-        async with self._redis.pipeline(transaction=False) as pipe:
-            pipe.get(key)
-            pipe.pttl(key)
-            pipe.get(keyspace.KEY_VERSION)
-            value, left_ms, version = await pipe.execute()
+        value, left_ms, version = await asyncio.gather(
+            self._link.execute("GET", key),
+            self._link.execute("PTTL", key),
+            self._link.execute("GET", keyspace.KEY_VERSION),
+        )
         found: KeyEntry | Mark = Mark.MISSING
         if value == _REVOKED:
             found = Mark.REVOKED
@@ -89,15 +90,12 @@ class KeyEntries:
 
         False when the key was revoked meanwhile.
         """
-        stored = self._redis.eval(*self._storing(digest, entry, version))
-        return bool(await cast(Awaitable[int], stored))  # redis-py types one method for both its clients
+        return bool(await self._link.execute("EVAL", *self._storing(digest, entry, version)))
 
     async def store_all(self, entries: Mapping[str, KeyEntry], *, version: int) -> None:
         """The same for several, by digest."""
-        async with self._redis.pipeline(transaction=False) as pipe:
-            for digest, entry in entries.items():
-                pipe.eval(*self._storing(digest, entry, version))
-            await pipe.execute()
+        storing = (self.store(digest, entry, version=version) for digest, entry in entries.items())
+        await asyncio.gather(*storing)
 
     def _storing(
         self, digest: str, entry: KeyEntry, version: int
@@ -108,10 +106,10 @@ class KeyEntries:
 
     async def extend(self, digest: str) -> None:
         """Keep the entry longer, while the database cannot be asked."""
-        await self._redis.expire(keyspace.api_key(digest), self._ttl_seconds)
+        await self._link.execute("EXPIRE", keyspace.api_key(digest), self._ttl_seconds)
 
     async def mark_revoked(self, digest: str) -> None:
-        await self._redis.set(keyspace.api_key(digest), _REVOKED, ex=self._ttl_seconds)
+        await self._link.execute("SET", keyspace.api_key(digest), _REVOKED, "EX", self._ttl_seconds)
 
 
 def _encode(entry: KeyEntry, version: int) -> str:

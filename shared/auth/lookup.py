@@ -31,7 +31,6 @@ from enum import Enum
 from typing import Final
 
 from loguru import logger
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -44,6 +43,7 @@ from shared.db.repositories import api_keys, preferences
 from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed, Overloaded
 from shared.ids import ApiKeyId
+from shared.queue.redis_link import RedisLink
 from shared.settings import AuthSettings
 
 KNOWN_KEYS: Final = 50_000
@@ -95,18 +95,18 @@ class _Store:
 
 
 class KeyLookup:
-    """One a process. `redis` answers bytes (no decode_responses) and has a socket timeout."""
+    """One a process."""
 
     def __init__(
         self,
-        redis: Redis,
+        link: RedisLink,
         database: AsyncEngine,
         *,
         pepper: bytes,
         settings: AuthSettings,
         clock: Clock | None = None,
     ) -> None:
-        self._entries = KeyEntries(redis, ttl_seconds=settings.redis_cache_seconds)
+        self._entries = KeyEntries(link, ttl_seconds=settings.redis_cache_seconds)
         self._database = database
         self._pepper = pepper
         self._trust_seconds = settings.key_cache_seconds

@@ -8,7 +8,6 @@ found is not stored over an entry that was written under a later count.
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -19,6 +18,7 @@ from shared.db.repositories import api_keys, preferences
 from shared.domain.principal import Preference
 from shared.errors import Overloaded
 from shared.ids import AccountId
+from shared.queue.redis_link import RedisLink
 from shared.settings import AuthSettings
 
 
@@ -35,7 +35,7 @@ class PreferenceNotAnnounced(Overloaded):
 
 async def prefer(
     database: AsyncEngine,
-    redis: Redis,
+    link: RedisLink,
     account: AccountId,
     preference: Preference | None,
     *,
@@ -49,27 +49,25 @@ async def prefer(
         else:
             await preferences.save(connection, account, preference, at=clock.now())
     try:
-        await _announce(database, redis, account, clock=clock, settings=settings)
+        await _announce(database, link, account, clock=clock, settings=settings)
     except (RedisError, OSError, TimeoutError) as error:
         raise PreferenceNotAnnounced(within_seconds=settings.key_cache_seconds) from error
 
 
 async def _announce(
-    database: AsyncEngine, redis: Redis, account: AccountId, *, clock: Clock, settings: AuthSettings
+    database: AsyncEngine, link: RedisLink, account: AccountId, *, clock: Clock, settings: AuthSettings
 ) -> None:
     # Counted after the commit and before the row is read again: of several changes at once,
     # the one that counted last has read the last row.
-    version = await redis.incr(keyspace.KEY_VERSION)
+    version: int = await link.execute("INCR", keyspace.KEY_VERSION)
     async with database.connect() as connection:
         keys = await api_keys.list_of(connection, account)
         stored = await preferences.find(connection, account)
     preference = None if stored is None else stored.preference
     now = clock.now()
     entries = {key.digest: KeyEntry.of(key, preference) for key in keys if key.is_usable(now)}
-    await KeyEntries(redis, ttl_seconds=settings.redis_cache_seconds).store_all(entries, version=version)
+    await KeyEntries(link, ttl_seconds=settings.redis_cache_seconds).store_all(entries, version=version)
     # Once more, and the messages: whoever hears of them asks Redis anew, and must find the entries.
-    async with redis.pipeline(transaction=False) as pipe:
-        pipe.incr(keyspace.KEY_VERSION)
-        for entry in entries.values():
-            pipe.publish(keyspace.REVOKED_CHANNEL, entry.principal.api_key)
-        await pipe.execute()
+    await link.execute("INCR", keyspace.KEY_VERSION)
+    for entry in entries.values():
+        await link.execute("PUBLISH", keyspace.REVOKED_CHANNEL, entry.principal.api_key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -12,6 +11,7 @@ from shared.clock import Clock
 from shared.db.repositories import api_keys
 from shared.errors import NotFound, Overloaded
 from shared.ids import AccountId, ApiKeyId
+from shared.queue.redis_link import RedisLink
 from shared.settings import AuthSettings
 
 
@@ -28,7 +28,7 @@ class RevocationNotAnnounced(Overloaded):
 
 async def revoke(
     database: AsyncEngine,
-    redis: Redis,
+    link: RedisLink,
     key_id: ApiKeyId,
     *,
     clock: Clock,
@@ -43,9 +43,9 @@ async def revoke(
     try:
         # The mark before the counter and the message: whoever hears of them asks Redis anew,
         # and must find it.
-        await KeyEntries(redis, ttl_seconds=settings.redis_cache_seconds).mark_revoked(digest)
-        await redis.incr(keyspace.KEY_VERSION)
-        await redis.publish(keyspace.REVOKED_CHANNEL, key_id)
+        await KeyEntries(link, ttl_seconds=settings.redis_cache_seconds).mark_revoked(digest)
+        await link.execute("INCR", keyspace.KEY_VERSION)
+        await link.execute("PUBLISH", keyspace.REVOKED_CHANNEL, key_id)
     except (RedisError, OSError, TimeoutError) as error:
         raise RevocationNotAnnounced(within_seconds=settings.key_cache_seconds) from error
 

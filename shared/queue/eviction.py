@@ -22,12 +22,16 @@ LOOK_SECONDS: Final = 30.0
 async def policy_of(link: RedisLink) -> str | None:
     """None where the server refuses CONFIG, as managed ones do. Raises RedisError when it is away."""
     try:
-        answer = await link.execute("CONFIG", "GET", "maxmemory-policy")
+        answers = await link.execute_everywhere("CONFIG", "GET", "maxmemory-policy")
     except ResponseError:
         return None
-    if not isinstance(answer, list) or len(answer) != 2:
-        return None
-    return str(answer[1], "utf-8", "replace")
+    policies = [
+        str(answer[1], "utf-8", "replace")
+        for answer in answers
+        if isinstance(answer, list) and len(answer) == 2
+    ]
+    # Of a cluster: the first node whose policy is a wrong one.
+    return next((policy for policy in policies if policy != SAFE), SAFE if policies else None)
 
 
 def complaint(policy: str | None) -> str | None:

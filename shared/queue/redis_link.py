@@ -1,4 +1,5 @@
-"""One connection to Redis on which commands issued in one loop tick leave in one write.
+"""What commands go through: a link to Redis. To one server it is one connection, on which
+commands issued in one loop tick leave in one write.
 
 redis-py costs 51 us of CPU a command because each one takes a connection out of a pool,
 writes, and awaits its reply. Here every caller shares one socket: commands are packed as
@@ -16,35 +17,61 @@ from __future__ import annotations
 import asyncio
 import re
 import ssl
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from typing import Any, Final, cast
-from urllib.parse import urlsplit
 
 import hiredis
 from redis.asyncio.connection import SSLConnection, UnixDomainSocketConnection, parse_url
 from redis.exceptions import (
+    AskError,
     AuthenticationError,
     BusyLoadingError,
+    ClusterDownError,
+    MasterDownError,
+    MovedError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
     RedisError,
     ResponseError,
+    TryAgainError,
 )
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+
+class NoReplicasError(ResponseError):
+    """Fewer replicas than `min-replicas-to-write` are there to hear of a write, so it was refused."""
+
+
 _ERRORS: Final[dict[str, type[RedisError]]] = {
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
+    # A blocking read was ended because its server is no master any more.
+    "UNBLOCKED": ReadOnlyError,
     "LOADING": BusyLoadingError,
     "OOM": OutOfMemoryError,
     "NOAUTH": AuthenticationError,
     "WRONGPASS": AuthenticationError,
+    "CLUSTERDOWN": ClusterDownError,
+    "TRYAGAIN": TryAgainError,
+    "MASTERDOWN": MasterDownError,
+    "NOREPLICAS": NoReplicasError,
 }
+_REDIRECTIONS: Final[dict[str, type[AskError]]] = {"MOVED": MovedError, "ASK": AskError}
 
-TRANSIENT: Final = (RedisConnectionError, RedisTimeoutError, BusyLoadingError, ReadOnlyError)
+TRANSIENT: Final = (
+    RedisConnectionError,
+    RedisTimeoutError,
+    BusyLoadingError,
+    ReadOnlyError,
+    ClusterDownError,
+    TryAgainError,
+    MasterDownError,
+    NoReplicasError,
+)
 """The server is away or not itself yet: the same idempotent call may be sent again."""
 
 RedisArg = str | bytes | int | float
@@ -55,7 +82,9 @@ _IN_SCRIPT: Final = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
 
 
 def _reply_error(message: str) -> RedisError:
-    code = message.split(" ", 1)[0]
+    code, _, rest = message.partition(" ")
+    if redirection := _REDIRECTIONS.get(code):
+        return redirection(rest)
     if code == "ERR":
         if "max number of clients" in message:
             return RedisConnectionError(message)
@@ -132,12 +161,49 @@ def handshake_commands(url: str) -> list[bytes]:
 
 
 def redacted(url: str) -> str:
-    """The URL as it may be logged: host and database, no credentials."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname or ''}{f':{parts.port}' if parts.port else ''}{parts.path}"
+    """The URL as it may be logged: hosts and database, no credentials and no options."""
+    scheme, _, rest = url.partition("://")
+    return f"{scheme}://{re.split('[?#]', rest)[0].rpartition('@')[2]}"
 
 
-class RedisLink:
+class RedisLink(ABC):
+    """Redis, whatever it is: one server, a master under Sentinel, a cluster. `open_link` makes one."""
+
+    is_one_server: bool = True
+    """Whether one command may name keys of several shards."""
+
+    @abstractmethod
+    async def execute(self, *args: RedisArg) -> Any:
+        """The server's reply, undecoded. Raises RedisError (redis-py's tree)."""
+
+    async def execute_many(self, commands: list[tuple[RedisArg, ...]]) -> list[Any]:
+        """All replies in order; a refused command appears as its exception instead of raising."""
+        return await asyncio.gather(*(self.execute(*c) for c in commands), return_exceptions=True)
+
+    @abstractmethod
+    async def execute_everywhere(self, *args: RedisArg) -> list[Any]:
+        """The replies of all servers that take writes and answer; raises RedisError when none does."""
+
+    @abstractmethod
+    async def reach(self, key: str) -> Hashable:
+        """Connect to the server of `key`; another answer than before means that it was away, or that
+        it is another one. Raises RedisError.
+        """
+
+    @abstractmethod
+    def another(self, *, timeout: float) -> RedisLink:
+        """A link to the same Redis with connections of its own, for reads that block."""
+
+    @abstractmethod
+    async def close(self) -> None: ...
+
+    @property
+    @abstractmethod
+    def connections(self) -> int:
+        """How often this link connected."""
+
+
+class ServerLink(RedisLink):
     """`timeout`: seconds a reply, or a connection attempt, may take."""
 
     def __init__(self, url: str, *, timeout: float) -> None:
@@ -150,26 +216,38 @@ class RedisLink:
         self._flush_scheduled = False
         self._watchdog: asyncio.TimerHandle | None = None
         self._closed = False
-        self.connections = 0
-        """How often this link connected; a change means that the server may be another one."""
+        self._connections = 0
+
+    @property
+    def connections(self) -> int:
+        return self._connections
 
     async def execute(self, *args: RedisArg) -> Any:
-        """The server's reply, undecoded. Raises RedisError (redis-py's tree)."""
         if self._protocol is None or self._connecting is not None:
-            # Nothing goes out before the handshake: it would run unauthenticated, or on database 0.
-            await self._connect()
-            # Lost again before this caller ran: queued now, its call would be answered with the
-            # first reply of the next connection, and every later caller with its neighbour's.
-            if self._protocol is None:
-                raise RedisConnectionError("connection to Redis lost")
+            await self._ready()
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         self._send(pack(*args), future, loop)
         return await future
 
-    async def execute_many(self, commands: list[tuple[RedisArg, ...]]) -> list[Any]:
-        """All replies in order; a refused command appears as its exception instead of raising."""
-        return await asyncio.gather(*(self.execute(*c) for c in commands), return_exceptions=True)
+    async def execute_asking(self, *args: RedisArg) -> Any:
+        """The same on a node of a cluster that is only about to get the key's slot."""
+        if self._protocol is None or self._connecting is not None:
+            await self._ready()
+        # It holds for the next command of the connection: nothing may come between the two.
+        allowed, answer = self._ask(pack("ASKING")), self._ask(pack(*args))
+        await asyncio.gather(allowed, return_exceptions=True)
+        return await answer
+
+    async def execute_everywhere(self, *args: RedisArg) -> list[Any]:
+        return [await self.execute(*args)]
+
+    async def reach(self, key: str) -> Hashable:
+        await self.execute("PING")
+        return self._connections
+
+    def another(self, *, timeout: float) -> RedisLink:
+        return type(self)(self._url, timeout=timeout)
 
     async def close(self) -> None:
         self._closed = True
@@ -231,6 +309,20 @@ class RedisLink:
             if not future.done():
                 future.set_exception(error)
 
+    def _ask(self, packed: bytes) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._send(packed, future, loop)
+        return future
+
+    async def _ready(self) -> None:
+        # Nothing goes out before the handshake: it would run unauthenticated, or on database 0.
+        await self._connect()
+        # Lost again before this caller ran: queued now, its call would be answered with the
+        # first reply of the next connection, and every later caller with its neighbour's.
+        if self._protocol is None:
+            raise RedisConnectionError("connection to Redis lost")
+
     async def _connect(self) -> None:
         if self._closed:
             raise RedisConnectionError("closed")
@@ -245,10 +337,15 @@ class RedisLink:
         if not task.cancelled():
             task.exception()
 
+    async def _locate(self) -> str:
+        """The URL of the server to connect to now. Raises RedisError."""
+        return self._url
+
     async def _open(self) -> None:
         try:
             async with asyncio.timeout(self._timeout):
-                protocol = await open_connection(self._url, self._on_reply, self._on_lost)
+                url = await self._locate()
+                protocol = await open_connection(url, self._on_reply, self._on_lost)
         except TimeoutError as exc:
             raise RedisTimeoutError(f"no connection to Redis within {self._timeout} s") from exc
         except OSError as exc:
@@ -256,13 +353,8 @@ class RedisLink:
         if protocol.transport is None:
             raise RedisConnectionError("connection to Redis lost")
         self._protocol = protocol
-        self.connections += 1
-        loop = asyncio.get_running_loop()
-        replies: list[asyncio.Future[Any]] = []
-        for command in handshake_commands(self._url):
-            future: asyncio.Future[Any] = loop.create_future()
-            replies.append(future)
-            self._send(command, future, loop)
+        self._connections += 1
+        replies = [self._ask(command) for command in handshake_commands(url)]
         for answer in await asyncio.gather(*replies, return_exceptions=True):
             if isinstance(answer, BaseException):
                 self._drop(RedisConnectionError("Redis refused the handshake"))

@@ -48,6 +48,7 @@ class Scripts:
     def __init__(self, link: RedisLink) -> None:
         self._link = link
         self._shas: dict[str, bytes] = {}
+        self._with_flags = False
         self._loading: asyncio.Task[None] | None = None
 
     async def call(self, name: str, keys: list[str], *args: RedisArg) -> Any:
@@ -59,7 +60,12 @@ class Scripts:
             except NoScriptError:
                 self._shas.clear()
         await self.load()
-        return await self._link.execute("EVALSHA", self._shas[name], len(keys), *keys, *args)
+        try:
+            return await self._link.execute("EVALSHA", self._shas[name], len(keys), *keys, *args)
+        except NoScriptError:
+            # Of a cluster, the node that serves these keys took over since, or could not be loaded to.
+            text = source(name, with_flags=self._with_flags)
+            return await self._link.execute("EVAL", text, len(keys), *keys, *args)
 
     async def load(self) -> None:
         if self._loading is None:
@@ -73,11 +79,14 @@ class Scripts:
             task.exception()
 
     async def _load(self) -> None:
-        with_flags = await self._server_knows_flags()
+        with_flags = self._with_flags = await self._server_knows_flags()
         shas = await asyncio.gather(
-            *(self._link.execute("SCRIPT", "LOAD", source(name, with_flags=with_flags)) for name in SCRIPTS)
+            *(
+                self._link.execute_everywhere("SCRIPT", "LOAD", source(name, with_flags=with_flags))
+                for name in SCRIPTS
+            )
         )
-        self._shas = dict(zip(SCRIPTS, shas, strict=True))
+        self._shas = {name: sha for name, (sha, *_) in zip(SCRIPTS, shas, strict=True)}
 
     async def _server_knows_flags(self) -> bool:
         try:

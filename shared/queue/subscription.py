@@ -2,6 +2,7 @@
 
 Messages are hints: whatever was published while it was down is gone, so whoever
 listens must be able to look the truth up, and does so when `on_subscribed` fires.
+The nodes of a cluster tell each other what is published, so any of them will do.
 """
 
 from __future__ import annotations
@@ -14,9 +15,12 @@ from typing import Any, Final
 from loguru import logger
 from redis.exceptions import RedisError
 
+from shared.queue.links import whereabouts
 from shared.queue.redis_link import RespProtocol, handshake_commands, open_connection, pack, redacted
 
 _PING_SECONDS: Final = 5.0
+_FIND_SECONDS: Final = 1.0
+"""How long sentinels or nodes of a cluster may take to say where to connect."""
 _BACKOFF_CAP_SECONDS: Final = 2.0
 
 
@@ -54,6 +58,7 @@ class Subscription:
         on_subscribed: Callable[[], None] = lambda: None,
     ) -> None:
         self._url = url
+        self._where = whereabouts(url, timeout=_FIND_SECONDS)
         self._channels = tuple(channels)
         self._on_message = on_message
         self._on_subscribed = on_subscribed
@@ -100,12 +105,13 @@ class Subscription:
 
     async def _open(self) -> _Connection:
         self._current = connection = _Connection()
+        url = await self._where.server_url()
         connection.protocol = await open_connection(
-            self._url,
+            url,
             lambda reply: self._on_reply(connection, reply),
             lambda _: self._on_lost(connection),
         )
-        connection.write(b"".join([*handshake_commands(self._url), pack("SUBSCRIBE", *self._channels)]))
+        connection.write(b"".join([*handshake_commands(url), pack("SUBSCRIBE", *self._channels)]))
         await connection.settled.wait()
         if connection.lost.is_set():
             raise ConnectionError("refused")

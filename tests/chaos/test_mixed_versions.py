@@ -16,8 +16,8 @@ import pytest
 from shared import keyspace
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
+from shared.queue.links import open_link
 from shared.queue.producer import Producer
-from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
 from tests.chaos import checker, size
 from tests.chaos.callers import PATH, Manner, Notes, Script, ask, closed_loop, scripts, session_of
@@ -243,7 +243,7 @@ async def test_a_stream_begun_on_one_release_is_read_on_from_the_other(
 async def test_a_job_that_the_old_release_cannot_read_waits_for_a_new_worker(releases: Releases) -> None:
     broker = releases.broker
     old = await releases.worker("old")
-    link = RedisLink(broker.redis.url, timeout=5)
+    link = open_link(broker.redis.url, timeout=5)
     try:
         job = a_job_with_a_fallback()
         await Producer(link, QueueSettings()).enqueue(job, reply_to="nobody", keep=True)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
+
+import redis
 
 from tests.fakes import server_binaries
-from tests.fakes.server_process import ServerDidNotStart, ServerProcess, free_port
+from tests.fakes.server_process import PORTS, ServerDidNotStart, ServerProcess, free_port
 
 
 class RedisServer:
@@ -23,12 +26,14 @@ class RedisServer:
         appendonly: bool = True,
         options: tuple[str, ...] = (),
         binary: Path | None = None,
+        ports: range = PORTS,
     ) -> None:
         self._binary = binary or server_binaries.redis_server()
         self._appendonly = appendonly
         self._options = options
         self.data_dir = Path(tempfile.mkdtemp(prefix="headrace-redis-"))
-        self.port = free_port()
+        self._ports = ports
+        self.port = free_port(ports)
         self._server = self._on(self.port)
 
     @property
@@ -57,7 +62,7 @@ class RedisServer:
                 # Somebody took the port between our look and our start.
                 if left == 0 or "Address already in use" not in str(failure):
                     raise
-                self.port = free_port()
+                self.port = free_port(self._ports)
                 self._server = self._on(self.port)
             else:
                 return
@@ -79,6 +84,10 @@ class RedisServer:
     def sigcont(self) -> None:
         self._server.sigcont()
 
+    def call(self, *command: str | int) -> Any:
+        """Its answer as it came, as text. Raises RedisError."""
+        return call(self.port, *command)
+
     def _on(self, port: int) -> ServerProcess:
         persistence = ("--appendonly", "yes", "--appendfsync", "everysec") if self._appendonly else ()
         return ServerProcess(
@@ -92,3 +101,10 @@ class RedisServer:
             ready="Ready to accept connections",
             cwd=self.data_dir,
         )
+
+
+def call(port: int, *command: str | int) -> Any:
+    """The answer, as it came and as text, of the server on that port."""
+    with redis.Redis(port=port, socket_timeout=10, decode_responses=True) as client:
+        client.response_callbacks.clear()
+        return client.execute_command(*command)

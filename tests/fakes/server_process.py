@@ -23,7 +23,7 @@ import psutil
 
 START_SECONDS: Final = 30.0
 STOP_SECONDS: Final = 15.0
-_PORTS: Final = range(15_000, 32_000)
+PORTS: Final = range(15_000, 32_000)
 
 
 class ServerDidNotStart(Exception):
@@ -37,17 +37,17 @@ class RunAs:
     gid: int
 
 
-def free_port() -> int:
+def free_port(ports: range = PORTS) -> int:
     rng = random.Random()  # seeded from the system: a test that seeds `random` must not fix the ports
     for _ in range(200):
-        port = rng.choice(_PORTS)
+        port = rng.choice(ports)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port
-    raise RuntimeError("no free port between 15000 and 32000")
+    raise RuntimeError(f"no free port between {ports.start} and {ports.stop}")
 
 
 class ServerProcess:

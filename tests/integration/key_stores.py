@@ -21,7 +21,9 @@ from shared.db.repositories import accounts, api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.principal import Principal
 from shared.ids import AccountId, ApiKeyId
+from shared.queue.redis_link import RedisLink
 from shared.settings import AuthSettings
+from tests.integration.queue.support import open_link
 
 PEPPER = b"pepper of the tests, 32 bytes or so"
 ACME = AccountId("acme")
@@ -33,12 +35,13 @@ class Stores:
     """A Redis and a database, and processes that look keys up in them."""
 
     redis: Redis
+    link: RedisLink
     database: AsyncEngine
     clock: ManualClock
     closing: AsyncExitStack
 
     def a_process(self) -> KeyLookup:
-        process = KeyLookup(self.redis, self.database, pepper=PEPPER, settings=SETTINGS, clock=self.clock)
+        process = KeyLookup(self.link, self.database, pepper=PEPPER, settings=SETTINGS, clock=self.clock)
         self.closing.push_async_callback(process.aclose)
         return process
 
@@ -56,7 +59,7 @@ class Stores:
         return token, Principal(account=ACME, api_key=record.id)
 
     async def revoke(self, key_id: ApiKeyId) -> None:
-        await revoke(self.database, self.redis, key_id, clock=self.clock, settings=SETTINGS)
+        await revoke(self.database, self.link, key_id, clock=self.clock, settings=SETTINGS)
 
     async def age_in_redis(self, token: str, *, seconds: float) -> None:
         """As if the database had been asked about the key so long ago."""
@@ -72,4 +75,5 @@ async def stores_of(redis_url: str, database_url: str) -> AsyncIterator[Stores]:
         engine = create_engine(database_url)
         closing.push_async_callback(engine.dispose)
         redis = await closing.enter_async_context(Redis.from_url(redis_url, socket_timeout=1))
-        yield Stores(redis, engine, ManualClock(), closing)
+        link = await closing.enter_async_context(open_link(redis_url, timeout=1))
+        yield Stores(redis, link, engine, ManualClock(), closing)

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 from loguru import logger
-from redis.asyncio import Redis
 from redis.asyncio.client import PubSub
 from sqlalchemy import event, select
 
@@ -28,6 +27,7 @@ from shared.db.repositories import api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.errors import AuthenticationFailed, NotFound, Overloaded
 from shared.ids import AccountId, ApiKeyId
+from shared.queue.redis_link import ServerLink
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
 from tests.integration.key_stores import ACME, PEPPER, SETTINGS, Stores, stores_of
@@ -153,7 +153,7 @@ async def test_a_row_read_before_a_revocation_does_not_bring_the_key_back(stores
     token, principal = await stores.a_key()
     await stores.revoke(principal.api_key)
 
-    entries = KeyEntries(stores.redis, ttl_seconds=SETTINGS.redis_cache_seconds)
+    entries = KeyEntries(stores.link, ttl_seconds=SETTINGS.redis_cache_seconds)
     stored = await entries.store(digest_of(PEPPER, token), KeyEntry(principal, None), version=0)
 
     assert not stored
@@ -379,9 +379,9 @@ def injections(count: int) -> list[str]:
 
 async def test_a_thousand_injections_are_refused_without_touching_a_store() -> None:
     # Nobody listens there: touching a store would answer 503.
-    redis = Redis.from_url("redis://127.0.0.1:1/0", socket_timeout=1)
+    link = ServerLink("redis://127.0.0.1:1/0", timeout=1)
     database = create_engine("postgresql://nobody@127.0.0.1:1/nothing")
-    process = KeyLookup(redis, database, pepper=PEPPER, settings=SETTINGS)
+    process = KeyLookup(link, database, pepper=PEPPER, settings=SETTINGS)
 
     for attempt in injections(1_000):
         assert process.cached(attempt) is None
@@ -391,7 +391,7 @@ async def test_a_thousand_injections_are_refused_without_touching_a_store() -> N
     with pytest.raises(Overloaded):
         await process.resolve(mint(PEPPER, account=ACME, name="x", now=ManualClock().now())[0])
     await process.aclose()
-    await redis.aclose()
+    await link.close()
     await database.dispose()
 
 
@@ -425,7 +425,7 @@ async def test_revoking_what_does_not_exist_or_is_anothers_is_not_found(stores: 
         with pytest.raises(NotFound):
             await revoke(
                 stores.database,
-                stores.redis,
+                stores.link,
                 key_id,
                 clock=stores.clock,
                 settings=SETTINGS,

@@ -30,8 +30,10 @@ from shared.db.repositories import usage
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
+from shared.queue.redis_link import RedisLink
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
+from tests.integration.queue.support import open_link
 
 ACME = AccountId("acme")
 BEFORE_ALL = datetime(2020, 1, 1, tzinfo=UTC)
@@ -97,12 +99,20 @@ async def redis(redis_url: str) -> AsyncIterator[Redis]:
         yield client
 
 
-async def test_a_settled_job_becomes_a_row_and_leaves_the_stream(redis: Redis, database: AsyncEngine) -> None:
+@pytest.fixture
+async def link(redis_url: str) -> AsyncIterator[RedisLink]:
+    async with open_link(redis_url) as link:
+        yield link
+
+
+async def test_a_settled_job_becomes_a_row_and_leaves_the_stream(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
     job, settlement = a_job(), a_settlement()
     settlement = replace(settlement, ttft_ms=12, outcome=Outcome.FAILED, error="provider_unavailable")
     entry_id: bytes = await redis.xadd(keyspace.usage(0), entry_of(job, settlement))
 
-    assert await LedgerWriter(redis, database, 1, "a").settle_once(0) == 1
+    assert await LedgerWriter(link, database, 1, "a").settle_once(0) == 1
 
     async with database.connect() as connection:
         assert await usage.settlement_of(connection, job.id, account=ACME) == settlement
@@ -112,15 +122,17 @@ async def test_a_settled_job_becomes_a_row_and_leaves_the_stream(redis: Redis, d
     assert await waiting(redis) == (0, 0)
 
 
-async def test_nothing_to_settle_is_nothing(redis: Redis, database: AsyncEngine) -> None:
-    writer = LedgerWriter(redis, database, 3, "a")
+async def test_nothing_to_settle_is_nothing(link: RedisLink, database: AsyncEngine) -> None:
+    writer = LedgerWriter(link, database, 3, "a")
 
     assert await writer.settle_once(0) == 0
     assert await writer.settle_once(1) == 0
 
 
-async def test_a_writer_that_waits_wakes_for_the_first_entry(redis: Redis, database: AsyncEngine) -> None:
-    writer = LedgerWriter(redis, database, 1, "a")
+async def test_a_writer_that_waits_wakes_for_the_first_entry(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
+    writer = LedgerWriter(link, database, 1, "a")
     await writer.settle_once(0)
 
     async with asyncio.TaskGroup() as tasks:
@@ -130,18 +142,20 @@ async def test_a_writer_that_waits_wakes_for_the_first_entry(redis: Redis, datab
     assert settled.result() == 1
 
 
-async def test_every_shard_is_settled(redis: Redis, database: AsyncEngine) -> None:
+async def test_every_shard_is_settled(redis: Redis, link: RedisLink, database: AsyncEngine) -> None:
     for shard in range(4):
         await settle_jobs(redis, 3, shard=shard)
 
-    assert await LedgerWriter(redis, database, 4, "a").settle_once(0) == 12
+    assert await LedgerWriter(link, database, 4, "a").settle_once(0) == 12
 
     assert await rows_and_spend(database) == (12, 84)
 
 
-async def test_a_job_delivered_twice_is_charged_once(redis: Redis, database: AsyncEngine) -> None:
+async def test_a_job_delivered_twice_is_charged_once(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
     entry = entry_of(a_job(), a_settlement())
-    writer = LedgerWriter(redis, database, 1, "a")
+    writer = LedgerWriter(link, database, 1, "a")
 
     for _ in range(2):
         await redis.xadd(keyspace.usage(0), entry)
@@ -151,9 +165,9 @@ async def test_a_job_delivered_twice_is_charged_once(redis: Redis, database: Asy
     assert await rows_and_spend(database) == (1, 7)
 
 
-async def test_two_writers_share_the_work(redis: Redis, database: AsyncEngine) -> None:
+async def test_two_writers_share_the_work(redis: Redis, link: RedisLink, database: AsyncEngine) -> None:
     await settle_jobs(redis, 3 * BATCH)
-    writers = [LedgerWriter(redis, database, 1, name) for name in ("a", "b")]
+    writers = [LedgerWriter(link, database, 1, name) for name in ("a", "b")]
 
     while await redis.xlen(keyspace.usage(0)):
         await asyncio.gather(*(writer.settle_once(0) for writer in writers))
@@ -194,7 +208,7 @@ def malformed() -> list[tuple[str, dict[Any, Any]]]:
 
 
 async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
-    redis: Redis, database: AsyncEngine
+    redis: Redis, link: RedisLink, database: AsyncEngine
 ) -> None:
     errors: list[str] = []
     sink = logger.add(lambda line: errors.append(str(line)), level="ERROR")
@@ -203,7 +217,7 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
         await redis.xadd(keyspace.usage(0), entry)
         await settle_jobs(redis, 1)
 
-    assert await LedgerWriter(redis, database, 1, "a").settle_once(0) == 2 * len(bad)
+    assert await LedgerWriter(link, database, 1, "a").settle_once(0) == 2 * len(bad)
 
     logger.remove(sink)
     assert await rows_and_spend(database) == (len(bad), len(bad) * 7)
@@ -238,8 +252,8 @@ def test_what_is_accepted_fits_the_columns(number: Any, text: Any) -> None:
     assert "\0" not in accepted.settlement.model
 
 
-async def test_after_a_flush_the_ledger_goes_on(redis: Redis, database: AsyncEngine) -> None:
-    writer = LedgerWriter(redis, database, 1, "a")
+async def test_after_a_flush_the_ledger_goes_on(redis: Redis, link: RedisLink, database: AsyncEngine) -> None:
+    writer = LedgerWriter(link, database, 1, "a")
     await writer.settle_once(0)
     await redis.flushall()
     await settle_jobs(redis, 2)
@@ -247,22 +261,26 @@ async def test_after_a_flush_the_ledger_goes_on(redis: Redis, database: AsyncEng
     assert await writer.settle_once(0) + await writer.settle_once(0) == 2
 
 
-async def test_what_came_before_the_first_writer_counts(redis: Redis, database: AsyncEngine) -> None:
+async def test_what_came_before_the_first_writer_counts(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
     await settle_jobs(redis, 2)
-    writer = LedgerWriter(redis, database, 1, "a")
+    writer = LedgerWriter(link, database, 1, "a")
 
     assert await writer.settle_once(0) == 2
 
 
-async def test_entries_of_a_dead_writer_are_taken_over(redis: Redis, database: AsyncEngine) -> None:
+async def test_entries_of_a_dead_writer_are_taken_over(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
     await settle_jobs(redis, 3)
     await redis.xgroup_create(keyspace.usage(0), keyspace.LEDGER_GROUP, id="0")
     await redis.xreadgroup(keyspace.LEDGER_GROUP, "dead", {keyspace.usage(0): ">"})
 
     clock = ManualClock()
-    patient = LedgerWriter(redis, database, 1, "patient", clock=clock)
+    patient = LedgerWriter(link, database, 1, "patient", clock=clock)
     assert await patient.settle_once(0) == 0
-    heir = LedgerWriter(redis, database, 1, "heir", claim_idle_seconds=0)
+    heir = LedgerWriter(link, database, 1, "heir", claim_idle_seconds=0)
     assert await heir.settle_once(0) == 3
 
     assert await rows_and_spend(database) == (3, 21)
@@ -276,9 +294,12 @@ async def test_redis_dying_between_commit_and_acknowledgement_doubles_nothing(
         if private_redis.is_running:
             private_redis.kill9()
 
-    async with Redis.from_url(private_redis.url, socket_timeout=5) as redis:
+    async with (
+        Redis.from_url(private_redis.url, socket_timeout=5) as redis,
+        open_link(private_redis.url) as link,
+    ):
         await settle_jobs(redis, 5)
-        writer = LedgerWriter(redis, database, 1, "a")
+        writer = LedgerWriter(link, database, 1, "a")
         event.listen(database.sync_engine, "commit", dies)
         with pytest.raises((RedisError, OSError)):
             await writer.settle_once(0)
@@ -294,21 +315,21 @@ async def test_redis_dying_between_commit_and_acknowledgement_doubles_nothing(
 
 DIES_BEFORE_ACKNOWLEDGING = """
 import asyncio, os, signal, sys
-from redis.asyncio import Redis
 from shared.accounting.ledger import LedgerWriter
 from shared.db.engine import create_engine
+from shared.queue.links import open_link
 
 async def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 LedgerWriter._acknowledge = die
-redis = Redis.from_url(sys.argv[1], socket_timeout=5)
-asyncio.run(LedgerWriter(redis, create_engine(sys.argv[2]), 1, "killed").settle_once(0))
+link = open_link(sys.argv[1], timeout=5)
+asyncio.run(LedgerWriter(link, create_engine(sys.argv[2]), 1, "killed").settle_once(0))
 """
 
 
 async def test_killed_between_commit_and_ack_with_a_database_outage_loses_and_doubles_nothing(
-    redis: Redis, redis_url: str, postgres_server: PostgresServer, postgres_url: str
+    redis: Redis, link: RedisLink, redis_url: str, postgres_server: PostgresServer, postgres_url: str
 ) -> None:
     jobs = 2 * BATCH + 100
     await settle_jobs(redis, jobs)
@@ -320,7 +341,7 @@ async def test_killed_between_commit_and_ack_with_a_database_outage_loses_and_do
     assert await rows_and_spend(engine) == (BATCH, BATCH * 7)
     assert await waiting(redis) == (jobs, BATCH)
 
-    writer = LedgerWriter(redis, engine, 1, "heir", claim_idle_seconds=0)
+    writer = LedgerWriter(link, engine, 1, "heir", claim_idle_seconds=0)
     postgres_server.kill9()
     for _ in range(3):
         with pytest.raises(DATABASE_ERRORS):

@@ -125,7 +125,7 @@ async def test_every_key_of_the_account_is_announced_and_no_other(stores: Stores
 async def test_a_row_read_before_the_change_and_stored_after_it_is_not_kept(stores: Stores) -> None:
     token, principal = await stores.a_key()
     digest = digest_of(PEPPER, token)
-    entries = KeyEntries(stores.redis, ttl_seconds=SETTINGS.redis_cache_seconds)
+    entries = KeyEntries(stores.link, ttl_seconds=SETTINGS.redis_cache_seconds)
     found, version = await entries.read(digest)
     assert found is Mark.MISSING
 

@@ -131,6 +131,7 @@ async def test_calls_at_once_are_counted_over_all_processes_in_real_time(redis_u
             return answer if isinstance(answer, Permit) else None
 
         permit = await eventually(permitted, "a permit", every=0)
+        assert permit is not None
         running += 1
         most = max(most, running)
         await asyncio.sleep(0)

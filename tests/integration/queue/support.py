@@ -9,6 +9,7 @@ from shared import keyspace
 from shared.domain.job import Job, JobKind, JobState, Lane, Surface, Target
 from shared.domain.usage import Outcome, Settlement
 from shared.ids import AccountId, ApiKeyId, JobId, RequestId, new_job_id
+from shared.queue import links
 from shared.queue.consumer import Consumer, Delivery, Lease
 from shared.queue.frames import ResultHead
 from shared.queue.producer import Producer
@@ -21,7 +22,7 @@ PROVIDER = "openai"
 
 @asynccontextmanager
 async def open_link(url: str, *, timeout: float = 5.0) -> AsyncIterator[RedisLink]:
-    link = RedisLink(url, timeout=timeout)
+    link = links.open_link(url, timeout=timeout)
     try:
         yield link
     finally:

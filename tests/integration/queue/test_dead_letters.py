@@ -13,7 +13,7 @@ from shared.errors import DeadLetterExpired, InvalidRequest, NotFound, QueueFull
 from shared.ids import AccountId, new_job_id
 from shared.queue.consumer import Consumer
 from shared.queue.dead_letters import DeadLetters, Which
-from shared.queue.redis_link import RedisLink
+from shared.queue.redis_link import RedisLink, ServerLink
 from shared.settings import QueueSettings
 from tests.integration.queue.support import PROVIDER, Queue, a_job
 
@@ -276,7 +276,7 @@ async def test_letters_are_counted_by_provider(link: RedisLink) -> None:
 
 
 async def test_without_redis_every_question_is_answered_with_queue_unavailable() -> None:
-    link = RedisLink("redis://127.0.0.1:1/0", timeout=1)
+    link = ServerLink("redis://127.0.0.1:1/0", timeout=1)
     letters = DeadLetters(link, QueueSettings(), [PROVIDER])
 
     for ask in (letters.page(), letters.show(new_job_id()), letters.redrive_all(Which())):

@@ -15,7 +15,7 @@ from shared.errors import QueueFull, TooManyWaiting, WaitTooLong
 from shared.ids import AccountId
 from shared.queue import depth
 from shared.queue.consumer import Consumer
-from shared.queue.redis_link import RedisLink
+from shared.queue.redis_link import RedisLink, ServerLink
 from shared.settings import QueueSettings
 from tests.integration.queue.support import PROVIDER, Queue, a_job
 
@@ -241,7 +241,7 @@ async def test_no_tenant_that_waits_gets_less_than_its_share(
     redis_url: str, costs: list[tuple[str, int]]
 ) -> None:
     """Start-time fair queueing: while both wait, what two tenants got differs by at most a job of each."""
-    link = RedisLink(redis_url, timeout=5)
+    link = ServerLink(redis_url, timeout=5)
     try:
         await link.execute("FLUSHALL")
         queue = await a_queue(link, QueueSettings(ready_window=2))

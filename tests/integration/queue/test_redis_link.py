@@ -22,7 +22,7 @@ from redis.exceptions import (
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from shared.queue.redis_link import RedisLink, RespProtocol
+from shared.queue.redis_link import RedisLink, RespProtocol, ServerLink
 from shared.queue.script_calls import Scripts
 from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import open_link
@@ -303,7 +303,7 @@ async def test_a_server_that_takes_no_more_clients_counts_as_away(guarded_redis:
 
 
 async def test_a_closed_link_refuses(redis_url: str) -> None:
-    link = RedisLink(redis_url, timeout=5)
+    link = ServerLink(redis_url, timeout=5)
     await link.execute("PING")
 
     await link.close()

@@ -27,7 +27,7 @@ from shared.domain.job import TERMINAL, TRANSITIONS, Job, JobState, Lane
 from shared.domain.usage import Outcome, Settlement
 from shared.errors import IdempotencyMismatch, InvalidRequest, QueueFull
 from shared.ids import AccountId, JobId
-from shared.queue import depth
+from shared.queue import depth, links
 from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
 from shared.queue.delays import Delays
 from shared.queue.frames import Result, ResultHead
@@ -546,7 +546,7 @@ def test_the_scripts_do_what_the_model_does_whatever_the_order(redis_url: str) -
     with asyncio.Runner() as runner:
 
         async def connect() -> RedisLink:
-            return RedisLink(redis_url, timeout=10)
+            return links.open_link(redis_url, timeout=10)
 
         link = runner.run(connect())
         run_state_machine_as_test(

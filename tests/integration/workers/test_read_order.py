@@ -10,6 +10,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 
 from shared.domain.job import JobState, Lane
 from shared.providers import openai, vllm
+from shared.queue.redis_link import ServerLink
 from tests.fakes.eventually import eventually
 from tests.integration.queue.support import Queue, a_job
 from tests.integration.workers.raw_provider import RawProvider, answer, sends, sends_then_hangs, serving
@@ -87,6 +88,7 @@ async def test_nothing_is_reclaimed_before_others_could_renew_on_the_link_that_w
         await eventually(lambda: running.worker._next_sweep != last, "a sweep", within=5, every=0.005)
         await asyncio.sleep(0.03)
 
+        assert isinstance(running.link, ServerLink)
         running.link._drop(RedisConnectionError("lost"))
         lost_at = time.monotonic()
         await queue.make_idle(job, frozen)

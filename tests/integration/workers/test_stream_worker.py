@@ -15,14 +15,15 @@ from redis.exceptions import RedisError
 from shared import keyspace
 from shared.domain.job import Job, JobState, Lane
 from shared.providers import openai, vllm
+from shared.queue.arq_pool import arq_pool
 from shared.queue.consumer import Consumer, Delivery
-from shared.queue.redis_link import RedisLink
+from shared.queue.links import open_link
 from shared.settings import QueueSettings
 from tests.fakes.redis_server import RedisServer
-from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
+from tests.integration.queue.support import PROVIDER, Queue, a_job
+from tests.integration.queue.support import open_link as opened_link
 from tests.integration.workers.raw_provider import answer, sends, sends_then_hangs, serving
 from tests.integration.workers.support import Worker, a_worker
-from workers.main import arq_pool
 from workers.run_job import run_job
 from workers.stream_worker import StreamWorker
 
@@ -37,8 +38,8 @@ class Running:
 
     def __init__(self, worker: Worker, url: str, name: str, *, slots: int, drain_seconds: float) -> None:
         settings = worker.context.settings.queue
-        self.link = RedisLink(url, timeout=5)
-        self.read_link = RedisLink(url, timeout=5 + settings.block_seconds)
+        self.link = open_link(url, timeout=5)
+        self.read_link = self.link.another(timeout=5 + settings.block_seconds)
         self.consumer = Consumer(self.link, settings, name, worker.consumer.providers)
         self.context = type(worker.context)(
             **{
@@ -252,7 +253,7 @@ async def test_higher_lanes_go_first(queue: Queue, redis_url: str) -> None:
 
 
 async def test_a_worker_lives_through_restarts_of_redis(private_redis: RedisServer) -> None:
-    async with open_link(private_redis.url) as link:
+    async with opened_link(private_redis.url) as link:
         queue = Queue(link, QUICK)
         await queue.consumer("nobody").create_groups()
         async with (
@@ -310,7 +311,7 @@ async def test_a_worker_stopped_while_redis_hangs_does_not_hang_with_it(
     private_redis: RedisServer,
 ) -> None:
     quick = QUICK.model_copy(update={"worker_timeout_seconds": 0.3})
-    async with open_link(private_redis.url, timeout=0.3) as link:
+    async with opened_link(private_redis.url, timeout=0.3) as link:
         queue = Queue(link, quick)
         await queue.consumer("nobody").create_groups()
         async with (
