@@ -28,6 +28,7 @@ from shared.settings import QueueSettings, Settings
 from workers.in_flight import InFlight, StopReason
 from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
+from workers.sharded_worker import ShardedStreamWorker
 from workers.stream_worker import StreamWorker
 from workers.transport import Transport
 
@@ -89,7 +90,8 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
 
     await _wait_for_queue(consumer)
     await EvictionWatch(link).complaint()  # for its log line
-    worker = StreamWorker(
+    kind = StreamWorker if link.is_one_server else ShardedStreamWorker
+    worker = kind(
         job,
         consumer=consumer,
         read_link=read_link,

@@ -13,7 +13,7 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Hashable
 from typing import Any
 
 import arq
@@ -22,6 +22,7 @@ from loguru import logger
 from redis.exceptions import RedisError, ResponseError
 
 from shared import faultpoints
+from shared.queue.arq_pool import TAG
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
@@ -50,8 +51,8 @@ class StreamWorker(arq.Worker):
         """
         super().__init__(
             functions=[arq.func(run_job, name="run_job")],  # type: ignore[arg-type]
-            queue_name=f"hr:arq:{consumer.name}",
-            health_check_key=f"hr:health:{consumer.name}",
+            queue_name=f"hr:{TAG}:{consumer.name}",
+            health_check_key=f"hr:{TAG}:health:{consumer.name}",
             redis_pool=redis_pool,
             max_jobs=slots,
             poll_delay=0,
@@ -67,7 +68,7 @@ class StreamWorker(arq.Worker):
         self._slot_freed = asyncio.Event()
         self._running = 0
         self._next_sweep = 0.0
-        self._sweep_connections = 0
+        self._swept_at: Hashable = None
         self._failures = 0
         self._turn = 0
         self._may_be_backlog = True
@@ -146,17 +147,14 @@ class StreamWorker(arq.Worker):
         """Take over what silent workers left."""
         self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311
         # Asked of the link that reclaims, and once it is up: another one may reconnect sooner or later.
-        connections = await self._consumer.connections()
-        if connections != self._sweep_connections:
+        reached = await self._consumer.reach(0)
+        if reached != self._swept_at:
             # The server was away, so nobody could renew: give every worker time to, first.
-            known, self._sweep_connections = self._sweep_connections, connections
-            if known:
+            known, self._swept_at = self._swept_at, reached
+            if known is not None:
                 self._next_sweep = time.monotonic() + 1.5 * self._queue.heartbeat_seconds
                 return
-        for delivery in await self._take(self._consumer.reclaim(free), keep=free):
-            logger.info("job reclaimed", job_id=delivery.job_id, provider=delivery.provider)
-            faultpoints.hit("W11")
-            self._start(delivery)
+        await self._take(self._consumer.reclaim(free), start=self._start_reclaimed)
 
     async def _read(self) -> None:
         """Start what waits, as far as there are free slots; waits up to `block_seconds` for a first job.
@@ -182,20 +180,22 @@ class StreamWorker(arq.Worker):
         # Fewer than COUNT, and no stream can hold more than it gave.
         self._may_be_backlog = found >= count
 
-    async def _fetch(self, keys: list[str], *, count: int, block_ms: int | None) -> int:
+    async def _fetch(
+        self, keys: list[str], *, count: int, block_ms: int | None, link: RedisLink | None = None
+    ) -> int:
         """How many were found. More than there are free slots are given back."""
         command = self._consumer.read_command(keys, count=count, block_ms=block_ms)
 
         async def read() -> list[Delivery]:
-            return self._consumer.deliveries(await self._read_link.execute(*command))
+            return self._consumer.deliveries(await (link or self._read_link).execute(*command))
 
-        deliveries = await self._take(read(), keep=self._free)
-        for delivery in deliveries:
-            self._start(delivery)
-        return len(deliveries)
+        return await self._take(read(), start=self._start)
 
-    async def _take(self, taking: Coroutine[Any, Any, list[Delivery]], *, keep: int) -> list[Delivery]:
-        """At most `keep` of what `taking` brings; the rest is released, and all of it when cancelled.
+    async def _take(
+        self, taking: Coroutine[Any, Any, list[Delivery]], *, start: Callable[[Delivery], None]
+    ) -> int:
+        """How many deliveries `taking` brought. As many as there are free slots are started; the rest
+        is released, and all of it when cancelled.
 
         Awaited to its end in any case: what a cancelled read had fetched would be stranded.
         """
@@ -207,10 +207,13 @@ class StreamWorker(arq.Worker):
             except asyncio.CancelledError:
                 cancelled = True
         found = task.result()
-        await self._release(found if cancelled else found[keep:])
+        kept = 0 if cancelled else max(0, self._free)
+        for delivery in found[:kept]:
+            start(delivery)
+        await self._release(found[kept:])
         if cancelled:
             raise asyncio.CancelledError
-        return found[:keep]
+        return len(found)
 
     async def _release(self, deliveries: list[Delivery]) -> None:
         answers = await asyncio.gather(
@@ -219,6 +222,11 @@ class StreamWorker(arq.Worker):
         failed = [answer for answer in answers if isinstance(answer, BaseException)]
         if failed:
             logger.warning("deliveries not released", jobs=len(failed), error=type(failed[0]).__name__)
+
+    def _start_reclaimed(self, delivery: Delivery) -> None:
+        logger.info("job reclaimed", job_id=delivery.job_id, provider=delivery.provider)
+        faultpoints.hit("W11")
+        self._start(delivery)
 
     def _start(self, delivery: Delivery) -> None:
         self._running += 1

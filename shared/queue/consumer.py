@@ -15,7 +15,7 @@ import os
 import random
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -185,17 +185,21 @@ class Consumer:
             )
         return found
 
-    async def connections(self) -> int:
-        """How often the link that leases and reclaims connected; it is connected now. Raises RedisError."""
-        await self._link.execute("PING")
-        return self._link.connections
+    async def reach(self, shard: int) -> Hashable:
+        """What leases and reclaims jobs of this shard, connected now: see RedisLink.reach."""
+        return await self._link.reach(keyspace.usage(shard))
 
-    async def reclaim(self, free: int) -> list[Delivery]:
-        """Up to `free` entries whose worker fell silent. XAUTOCLAIM drops deleted ones from the PEL."""
+    async def reclaim(self, free: int, *, shard: int | None = None) -> list[Delivery]:
+        """Up to `free` entries whose worker fell silent. XAUTOCLAIM drops deleted ones from the PEL.
+
+        `shard`: of this one only.
+        """
         found: list[Delivery] = []
         idle_ms = int(self._settings.lease_idle_seconds * 1000)
         for lane, streams in self.lanes:
-            for key, shard, provider in streams:
+            for key, at, provider in streams:
+                if shard not in {None, at}:
+                    continue
                 cursor = self._cursors.get(key, b"0-0")
                 while free - len(found) > 0:
                     reply = await self._link.execute(
@@ -204,7 +208,7 @@ class Consumer:
                     )  # fmt: skip
                     cursor = reply[0]
                     found.extend(
-                        Delivery(JobId(fields[1].decode()), entry, shard, provider, lane)
+                        Delivery(JobId(fields[1].decode()), entry, at, provider, lane)
                         for entry, fields in (e for e in reply[1] if e and e[1])
                     )
                     if cursor == b"0-0":
@@ -287,17 +291,29 @@ class Consumer:
         )
 
     async def heartbeat(self, leases: Sequence[Lease]) -> list[tuple[Lease, bool]]:
-        """Renew all of them. Returns those to stop: (lease, True when asked to, False when lost)."""
+        """Renew all of them. Returns those to stop: (lease, True when asked to, False when lost).
+
+        Raises RedisError, once those that can be renewed are.
+        """
+        by_shard: dict[int, list[Lease]] = {}
+        for lease in leases:
+            by_shard.setdefault(lease.delivery.shard, []).append(lease)
+        # A node of a cluster that is away must not cost the leases of the others.
+        answers = await asyncio.gather(
+            *(self._renew(shard, mine) for shard, mine in by_shard.items()), return_exceptions=True
+        )
         stop: list[tuple[Lease, bool]] = []
-        for shard in {lease.delivery.shard for lease in leases}:
-            mine = [lease for lease in leases if lease.delivery.shard == shard]
-            keys = [k for le in mine for k in (keyspace.job(shard, le.job.id), le.delivery.lane_key)]
-            args = [a for le in mine for a in (le.delivery.entry, le.fence)]
-            answers = await self._scripts.call("heartbeat", keys, self.name, *args)
-            stop.extend(
-                (lease, answer == 2) for lease, answer in zip(mine, answers, strict=True) if answer != 1
-            )
+        for answer in answers:
+            if isinstance(answer, BaseException):
+                raise answer
+            stop.extend(answer)
         return stop
+
+    async def _renew(self, shard: int, leases: Sequence[Lease]) -> list[tuple[Lease, bool]]:
+        keys = [k for le in leases for k in (keyspace.job(shard, le.job.id), le.delivery.lane_key)]
+        args = [a for le in leases for a in (le.delivery.entry, le.fence)]
+        answers = await self._scripts.call("heartbeat", keys, self.name, *args)
+        return [(lease, answer == 2) for lease, answer in zip(leases, answers, strict=True) if answer != 1]
 
     async def append(self, lease: Lease, first: int, events: Sequence[bytes]) -> bool:
         """Publish stream events, the first of them being number `first`. False: the job should stop.

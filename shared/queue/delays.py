@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final
 
+from redis.exceptions import RedisError
+
 from shared import keyspace
 from shared.domain.job import Lane
 from shared.ids import JobId
@@ -29,8 +31,12 @@ class Delays:
         self._shards = settings.shards
 
     async def promote(self, providers: Sequence[str]) -> int:
-        """How many jobs became ready. Candidates come from the server; the script checks each again."""
+        """How many jobs became ready. Candidates come from the server; the script checks each again.
+
+        Raises RedisError, once those that can be promoted are: a node of a cluster may be away.
+        """
         moved = 0
+        failure: Exception | None = None
         pairs = [(shard, provider) for shard in range(self._shards) for provider in providers]
         now = await self._now_ms()
         found: list[Any] = await self._link.execute_many(
@@ -41,7 +47,8 @@ class Delays:
         )
         for (shard, provider), members in zip(pairs, found, strict=True):
             if isinstance(members, Exception):
-                raise members
+                failure = members
+                continue
             if not members:
                 continue
             keys = [keyspace.delayed(shard, provider)]
@@ -54,7 +61,12 @@ class Delays:
                     keyspace.backlog(shard, provider, Lane(lane)),
                 ]
                 args += [member, job_id]
-            moved += await self._scripts.call("promote_due", keys, *args)
+            try:
+                moved += await self._scripts.call("promote_due", keys, *args)
+            except RedisError as exc:
+                failure = exc
+        if failure is not None:
+            raise failure
         return moved
 
     async def promote_as_scheduler(self, providers: Sequence[str]) -> int:

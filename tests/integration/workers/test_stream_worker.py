@@ -25,6 +25,7 @@ from tests.integration.queue.support import open_link as opened_link
 from tests.integration.workers.raw_provider import answer, sends, sends_then_hangs, serving
 from tests.integration.workers.support import Worker, a_worker
 from workers.run_job import run_job
+from workers.sharded_worker import ShardedStreamWorker
 from workers.stream_worker import StreamWorker
 
 # arq 0.28 closes its pool by a name that redis-py 5 deprecates.
@@ -54,7 +55,8 @@ class Running:
         async def job(_: dict[str, Any], delivery: Delivery) -> None:
             await run_job(self.context, delivery)
 
-        self.worker = StreamWorker(
+        kind = StreamWorker if self.link.is_one_server else ShardedStreamWorker
+        self.worker = kind(
             job,
             consumer=self.consumer,
             read_link=self.read_link,
