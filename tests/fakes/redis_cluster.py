@@ -97,9 +97,13 @@ class RedisCluster:
             lambda: all(_is_well(node) for node in self.nodes if node.is_running), "the cluster to be well"
         )
 
-    def stop(self, *, forget: bool = False) -> None:
+    def kill9(self) -> None:
         for node in self.nodes:
             node.kill9()
+
+    def stop(self, *, forget: bool = False) -> None:
+        self.kill9()
+        for node in self.nodes:
             node.stop(forget=forget)
         if forget:
             shutil.rmtree(self.data_dir, ignore_errors=True)

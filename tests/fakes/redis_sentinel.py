@@ -72,11 +72,15 @@ class RedisSentinel:
 
         _wait(whole, "the sentinels to know everybody")
 
-    def stop(self, *, forget: bool = False) -> None:
+    def kill9(self) -> None:
         for sentinel in self._sentinels:
             sentinel.kill9()
         for server in self.servers:
             server.kill9()
+
+    def stop(self, *, forget: bool = False) -> None:
+        self.kill9()
+        for server in self.servers:
             server.stop(forget=forget)
         if forget:
             shutil.rmtree(self.data_dir, ignore_errors=True)

@@ -119,6 +119,19 @@ class Process:
         return self.exit_code
 
 
+class AnyRedis(Protocol):
+    """One server, or several that are one Redis together."""
+
+    @property
+    def url(self) -> str: ...
+
+    def start(self) -> None: ...
+
+    def kill9(self) -> None: ...
+
+    def stop(self, *, forget: bool = False) -> None: ...
+
+
 class DidNotStart(Exception):
     def __init__(self, process: Process) -> None:
         output = "\n".join(process.output().splitlines()[-40:])
@@ -136,13 +149,13 @@ class Stack:
         schedulers: int = 1,
         settings: Mapping[str, str] | None = None,
         database_template: Path | None = None,
-        redis: RedisServer | None = None,
+        redis: AnyRedis | None = None,
     ) -> None:
-        """`database_template`: a migrated SQLite file to copy. `redis`: a server of the caller's own."""
+        """`database_template`: a migrated SQLite file to copy. `redis`: the caller's own."""
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-stack-"))
         self._logs = self.folder / "logs"
         self._logs.mkdir()
-        self.redis = redis or RedisServer()
+        self._redis = redis or RedisServer()
         self.provider = ScriptedProvider(log=self.folder / "calls.jsonl")
         self.apis: list[Process] = []
         self.workers: list[Process] = []
@@ -158,7 +171,7 @@ class Stack:
         self._all: list[Process] = []
         self._watcher = _Watcher()
         self._end = weakref.finalize(
-            self, _end, self._all, self.provider, self.redis, self.folder, self._watcher
+            self, _end, self._all, self.provider, self._redis, self.folder, self._watcher
         )
 
     async def __aenter__(self) -> Self:
@@ -170,11 +183,17 @@ class Stack:
     ) -> None:
         await self.stop()
 
+    @property
+    def redis(self) -> RedisServer:
+        """Where it is one server."""
+        assert isinstance(self._redis, RedisServer)
+        return self._redis
+
     # life
 
     async def start(self) -> None:
         try:
-            self.redis.start()
+            self._redis.start()
             self.provider.start()
             self._watcher.guard(self.provider.pid)
             await self._make_database()
@@ -351,7 +370,7 @@ class Stack:
             "HOME": str(self.folder),
             "PYTHONPATH": str(_ROOT),
             "PYTHONUNBUFFERED": "1",
-            "REDIS_URL": self.redis.url,
+            "REDIS_URL": self._redis.url,
             "DATABASE_URL": self.database_url,
             "HEADRACE_DATA_DIR": str(self.folder / "data"),
             "HEADRACE_KEY_PEPPER": self._pepper,
@@ -463,7 +482,7 @@ class _Watcher:
 def _end(
     processes: list[Process],
     provider: ScriptedProvider,
-    redis: RedisServer,
+    redis: AnyRedis,
     folder: Path,
     watcher: _Watcher,
 ) -> None:

@@ -82,15 +82,32 @@ class Queue:
             await self.producer.enqueue(job, reply_to=reply_to)
 
     async def read(
-        self, consumer: Consumer, *, count: int = 1, lanes: tuple[Lane, ...] = tuple(Lane)
+        self,
+        consumer: Consumer,
+        *,
+        count: int = 1,
+        lanes: tuple[Lane, ...] = tuple(Lane),
+        enough: int | None = None,
     ) -> list[Delivery]:
-        keys = [key for lane, streams in consumer.lanes if lane in lanes for key, _, _ in streams]
-        command = consumer.read_command(keys, count=count, block_ms=None)
-        return consumer.deliveries(await self.link.execute(*command))
+        """Shard by shard: no command may name keys of two where each lives on a node of its own."""
+        found: list[Delivery] = []
+        for shard in range(self.settings.shards):
+            if enough is not None and len(found) >= enough:
+                break
+            keys = [
+                key
+                for lane, streams in consumer.lanes
+                if lane in lanes
+                for key, at, _ in streams
+                if at == shard
+            ]
+            command = consumer.read_command(keys, count=count, block_ms=None)
+            found += consumer.deliveries(await self.link.execute(*command))
+        return found
 
     async def lease(self, consumer: Consumer) -> Lease:
         """Of the next job."""
-        (delivery,) = await self.read(consumer)
+        (delivery,) = await self.read(consumer, enough=1)
         lease = await consumer.begin(delivery)
         assert lease is not None
         return lease

@@ -122,7 +122,7 @@ async def test_a_job_that_kills_its_workers_is_dead_lettered_after_max_deliverie
 async def test_a_retried_job_is_not_taken_for_one_that_kills_its_workers(
     queue: Queue, link: RedisLink
 ) -> None:
-    worker, delays = queue.consumer("worker"), Delays(link, QueueSettings())
+    worker, delays = queue.consumer("worker"), Delays(link, queue.settings)
     await queue.enqueue(a_job())
 
     for attempts in range(10):
@@ -135,13 +135,14 @@ async def test_a_retried_job_is_not_taken_for_one_that_kills_its_workers(
 async def written_by_a_newer_release(queue: Queue) -> JobId:
     await queue.enqueue(job := a_job())
     header = orjson.dumps({**orjson.loads(job.header()), "v": 99})
-    await queue.link.execute("HSET", keyspace.job(0, job.id), "header", header)
+    await queue.link.execute("HSET", keyspace.job(queue.shard(job), job.id), "header", header)
     return job.id
 
 
 async def test_workers_that_cannot_read_a_job_dead_lettered_it(queue: Queue, link: RedisLink) -> None:
     job_id = await written_by_a_newer_release(queue)
-    key = keyspace.job(0, job_id)
+    shard = keyspace.shard_of(job_id, queue.settings.shards)
+    key = keyspace.job(shard, job_id)
     for i in range(5):
         old = queue.consumer(f"old-{i}")
         found = await queue.read(old) or await old.reclaim(1)
@@ -156,7 +157,7 @@ async def test_workers_that_cannot_read_a_job_dead_lettered_it(queue: Queue, lin
     state, deliveries = await link.execute("HMGET", key, "state", "deliveries")
 
     assert (state, deliveries) == (b"queued", b"0")
-    assert await link.execute("EXISTS", keyspace.dead(0, PROVIDER)) == 0
+    assert await link.execute("EXISTS", keyspace.dead(shard, PROVIDER)) == 0
 
 
 async def test_a_stream_that_began_is_not_run_again(queue: Queue) -> None:
@@ -214,7 +215,7 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
     jobs = ended, returned, retried, streamed = [a_job() for _ in range(4)]
     await queue.enqueue(*jobs)
     leases = [await queue.lease(worker) for _ in jobs]
-    await link.execute("CONFIG", "SET", "maxmemory", 1)
+    await link.execute_everywhere("CONFIG", "SET", "maxmemory", 1)
 
     with pytest.raises(QueueFull):
         await queue.enqueue(a_job())
@@ -230,7 +231,7 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
     await worker.append(leases[3], 1, [b"{}"])
     await worker.hand_back(leases[1])
     await worker.retry_later(leases[2], delay_seconds=0)
-    await Delays(link, QueueSettings()).promote([PROVIDER])
+    await Delays(link, queue.settings).promote([PROVIDER])
     for lease in (leases[0], leases[3]):
         await queue.finish(worker, lease)
     states = [await queue.state(job) for job in (ended, streamed, returned, retried)]
@@ -242,7 +243,7 @@ async def test_depth_tells_waiting_from_running_by_lane(queue: Queue, link: Redi
     await queue.enqueue(a_job(), a_job(lane=Lane.BATCH))
     await queue.read(queue.consumer("worker"), lanes=(Lane.BATCH,))
 
-    found = await depth.measure(link, [PROVIDER, "never-used"], shards=1)
+    found = await depth.measure(link, [PROVIDER, "never-used"], shards=queue.settings.shards)
 
     assert [(row.queued, row.in_flight) for row in found] == [(1, 0), (0, 0), (0, 1), *[(0, 0)] * 3]
 

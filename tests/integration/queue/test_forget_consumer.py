@@ -47,7 +47,7 @@ async def test_forgetting_where_no_group_is_left_goes_on_with_the_other_lanes(
     worker, job = queue.consumer("worker"), a_job(lane=Lane.BATCH)
     await queue.enqueue(job)
     await queue.finish(worker, await queue.lease(worker))
-    await link.execute("DEL", keyspace.lane(0, PROVIDER, Lane.INTERACTIVE))
+    await link.execute("DEL", keyspace.lane(queue.shard(job), PROVIDER, Lane.INTERACTIVE))
 
     await worker.forget()
 

@@ -113,14 +113,14 @@ def test_every_script_file_is_called_by_somebody() -> None:
 
 async def test_flags_are_sent_to_servers_that_know_them_and_to_no_other(link: RedisLink) -> None:
     sent: list[str] = []
-    execute = link.execute
+    execute = link.execute_everywhere
 
     async def recorded(*args: RedisArg) -> Any:
         if args[0] == "SCRIPT":
             sent.append(str(args[2]))
         return await execute(*args)
 
-    link.execute = recorded  # type: ignore[method-assign]
+    link.execute_everywhere = recorded  # type: ignore[method-assign]
     await Scripts(link).load()
 
     knows_flags = await redis_version(link) >= (7, 0)
@@ -152,10 +152,14 @@ MAY_EXCEED_MEMORY = {
 Contents = Mapping[str, Any]
 
 
+async def all_keys(link: RedisLink) -> list[Any]:
+    return [key for keys in await link.execute_everywhere("KEYS", "*") for key in keys]
+
+
 async def contents(link: RedisLink) -> Contents:
     """All there is in Redis, but for idle times and TTLs."""
     found: dict[str, Any] = {}
-    for key in await link.execute("KEYS", "*"):
+    for key in await all_keys(link):
         kind = await link.execute("TYPE", key)
         if kind == b"hash":
             flat = await link.execute("HGETALL", key)
@@ -211,7 +215,7 @@ async def _purged(queue: Queue) -> None:
 async def _expired(queue: Queue) -> None:
     worker = queue.consumer("worker")
     await queue.enqueue(job := a_job())
-    await queue.link.execute("HSET", keyspace.job(0, job.id), "deadline", 1)
+    await queue.link.execute("HSET", keyspace.job(queue.shard(job), job.id), "deadline", 1)
     (delivery,) = await queue.read(worker)
     assert await worker.begin(delivery) is None
 
@@ -269,7 +273,7 @@ async def _refilled(queue: Queue) -> None:
 
 async def _promoted(queue: Queue) -> None:
     await _put_aside(queue)
-    await Delays(queue.link, QueueSettings()).promote([PROVIDER])
+    await Delays(queue.link, queue.settings).promote([PROVIDER])
 
 
 async def _handed_back(queue: Queue) -> None:
@@ -389,7 +393,7 @@ async def test_nothing_is_left_of_a_stream_that_was_forgotten(queue: Queue, link
 
     assert (last, forgotten) == (b'{"b":2}', "forgotten")
     assert await queue.producer.last_event(job.id) is None
-    assert not [key for key in await link.execute("KEYS", "*") if job.id.encode() in key]
+    assert not [key for key in await all_keys(link) if job.id.encode() in key]
 
 
 async def test_names_of_workers_long_gone_leave_every_lane(
@@ -399,11 +403,11 @@ async def test_names_of_workers_long_gone_leave_every_lane(
     gone, busy = queue.consumer("gone"), queue.consumer("busy")
     await queue.enqueue(a_job(), a_job())
     await queue.finish(gone, await queue.lease(gone))
-    await queue.lease(busy)
+    lease = await queue.lease(busy)
 
-    removed = await forget_consumers(link, [PROVIDER, "never-used"], shards=1)
+    removed = await forget_consumers(link, [PROVIDER, "never-used"], shards=queue.settings.shards)
 
-    lane = keyspace.lane(0, PROVIDER, Lane.INTERACTIVE)
+    lane = lease.delivery.lane_key
     left = {row[1] for row in await link.execute("XINFO", "CONSUMERS", lane, keyspace.GROUP)}
     assert left == {b"busy"}
     assert removed >= 1

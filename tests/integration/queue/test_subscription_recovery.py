@@ -14,6 +14,12 @@ from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import open_link
 
 
+@pytest.fixture
+def redis_url(redis_server: RedisServer) -> str:
+    """Of one server: all of it is about its one connection."""
+    return redis_server.url
+
+
 class Listener:
     """A subscription whose events can be awaited."""
 
