@@ -11,7 +11,7 @@ from typing import Any, Final
 from arq.connections import ArqRedis
 from redis.asyncio.connection import Connection, ConnectionPool, SSLConnection, parse_url
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import MovedError, ReadOnlyError
+from redis.exceptions import ReadOnlyError, ResponseError
 
 from shared.queue.links import Whereabouts, whereabouts
 from shared.queue.redis_url import OneServer, Sentinels, read_url
@@ -49,7 +49,10 @@ class _Found(Connection):
     async def read_response(self, *args: Any, **options: Any) -> Any:
         try:
             return await super().read_response(*args, **options)
-        except (ReadOnlyError, MovedError) as exc:
+        except ResponseError as exc:
+            # redis-py knows the word MOVED in its client for clusters only.
+            if not isinstance(exc, ReadOnlyError) and not str(exc).startswith("MOVED "):
+                raise
             await self.disconnect()
             raise RedisConnectionError("arq's server is not the right one any more") from exc
 

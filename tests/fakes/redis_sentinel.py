@@ -18,7 +18,8 @@ from tests.fakes.server_process import START_SECONDS, ServerProcess, free_port
 
 DOWN_AFTER_MS: Final = 500
 """After so long without an answer a master counts as dead."""
-_FAILOVER_TIMEOUT_MS: Final = 3_000
+_FAILOVER_TIMEOUT_MS: Final = 1_000
+"""After twice as long sentinels that could not agree vote again."""
 _NAME: Final = "mymaster"
 
 
