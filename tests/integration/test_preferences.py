@@ -40,7 +40,7 @@ async def fragile(private_redis: RedisServer, sqlite_url: str) -> AsyncIterator[
 
 
 async def set_to(stores: Stores, preference: Preference | None, account: AccountId = ACME) -> None:
-    await prefer(stores.database, stores.redis, account, preference, clock=stores.clock, settings=SETTINGS)
+    await prefer(stores.database, stores.link, account, preference, clock=stores.clock, settings=SETTINGS)
 
 
 async def version_of(redis: Redis) -> int:

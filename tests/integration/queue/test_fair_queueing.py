@@ -15,9 +15,9 @@ from shared.errors import QueueFull, TooManyWaiting, WaitTooLong
 from shared.ids import AccountId
 from shared.queue import depth
 from shared.queue.consumer import Consumer
-from shared.queue.redis_link import RedisLink, ServerLink
+from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
-from tests.integration.queue.support import PROVIDER, Queue, a_job
+from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
 
 WINDOW = 4
 
@@ -241,9 +241,8 @@ async def test_no_tenant_that_waits_gets_less_than_its_share(
     redis_url: str, costs: list[tuple[str, int]]
 ) -> None:
     """Start-time fair queueing: while both wait, what two tenants got differs by at most a job of each."""
-    link = ServerLink(redis_url, timeout=5)
-    try:
-        await link.execute("FLUSHALL")
+    async with open_link(redis_url) as link:
+        await link.execute_everywhere("FLUSHALL")
         queue = await a_queue(link, QueueSettings(ready_window=2))
         worker = queue.consumer("worker")
         await submit(queue, "filler", count=2)
@@ -266,5 +265,3 @@ async def test_no_tenant_that_waits_gets_less_than_its_share(
             for one in waiting:
                 for other in waiting:
                     assert got[one] - got[other] <= 2 * 1_000 * 2
-    finally:
-        await link.close()
