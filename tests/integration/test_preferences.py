@@ -150,6 +150,26 @@ async def test_of_changes_at_once_every_process_knows_the_last_row(stores: Store
     assert await preferred(process, token) == row.preference
 
 
+async def test_a_process_that_looks_half_way_through_a_change_looks_again(
+    stores: Stores, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, _ = await stores.a_key()
+    process = stores.a_process()
+    await preferred(process, token)
+    store_all = KeyEntries.store_all
+
+    async def after_a_look(entries: KeyEntries, found: dict[str, KeyEntry], *, version: int) -> None:
+        process.on_version(await version_of(stores.redis))
+        assert await preferred(process, token) is None
+        await store_all(entries, found, version=version)
+
+    monkeypatch.setattr(KeyEntries, "store_all", after_a_look)
+    await set_to(stores, MINI)
+    process.on_version(await version_of(stores.redis))
+
+    assert await preferred(process, token) == MINI
+
+
 async def test_a_change_does_not_bring_a_revoked_key_back(stores: Stores) -> None:
     token, principal = await stores.a_key()
     await stores.revoke(principal.api_key)

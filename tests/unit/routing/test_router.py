@@ -28,7 +28,12 @@ targets = ["openai/gpt-4o-mini", "claude-haiku-4-5", "vllm/house-7b"]
 max_targets = 2
 
 [routes.mixed]
+fallback_on = ["context_length"]
 targets = ["text-embedding-3-small", "gpt-4o", "gpt-3.5-turbo-instruct"]
+
+[routes.one]
+targets = ["gpt-3.5-turbo-instruct"]
+fallback_on = ["context_length"]
 
 [fallbacks]
 "openai/gpt-4o" = ["claude-haiku-4-5"]
@@ -74,6 +79,20 @@ def test_fallbacks_come_behind_a_route_and_may_be_routes(routed: Routed) -> None
     assert routed.targets("gpt-4o", fallbacks=("two",)) == (GPT, MINI, HAIKU)
 
 
+def test_a_route_that_is_fallen_back_to_counts_only_what_it_adds(routed: Routed) -> None:
+    assert routed.targets("gpt-4o-mini", fallbacks=("two",)) == (MINI, HAIKU, HOUSE)
+
+
+def test_a_job_carries_no_more_targets_than_it_can(tmp_path: Path) -> None:
+    text = "\n".join(
+        f"[routes.r{n}]\ntargets = {[f'vllm/m{n}-{each}' for each in range(MAX_TARGETS)]}" for n in range(3)
+    )
+
+    targets = Routed(tmp_path, text).targets("r0", fallbacks=("r1", "r2"))
+
+    assert [target.model for target in targets] == [f"m0-{each}" for each in range(MAX_TARGETS)]
+
+
 def test_no_target_stands_twice(routed: Routed) -> None:
     assert routed.targets("gpt-4o", fallbacks=("openai/gpt-4o", "gpt-4o-mini", "house")) == (
         GPT,
@@ -105,7 +124,10 @@ def test_a_failure_of_the_request_moves_it_on_where_the_route_or_the_caller_says
     filtered = frozenset({FallbackOn.CONTENT_FILTER})
     assert routed.plan("house", fallback_on=filtered).fallback_on == filtered
     assert routed.plan("gpt-4o", fallback_on=filtered).fallback_on == filtered
+    # With nobody to move on to, workers of the release before can read the job too.
     assert routed.plan("gpt-4o-mini", fallback_on=filtered).fallback_on == frozenset()
+    assert routed.plan("mixed", says(IMAGE)).targets == (GPT,)
+    assert routed.plan("mixed", says(IMAGE)).fallback_on == frozenset()
 
 
 def test_what_the_request_needs_decides_who_may_take_it(routed: Routed) -> None:
@@ -184,7 +206,8 @@ def test_when_nobody_can_take_it_each_target_is_told_with_what_it_lacks(routed: 
 
 
 def test_a_single_target_is_not_judged(routed: Routed) -> None:
-    assert routed.targets("gpt-3.5-turbo-instruct", says(IMAGE))
+    for name in ("gpt-3.5-turbo-instruct", "one"):
+        assert routed.targets(name, says(IMAGE)) == (Target("openai", "gpt-3.5-turbo-instruct"),)
 
 
 def test_a_request_too_long_for_one_goes_to_another(routed: Routed) -> None:
