@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos.fault_matrix import cells
+from tests.chaos.leases import SHORT
 from tests.fakes.stack import Stack, start_apart
 
 
@@ -21,7 +22,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="module")
 def broker(sqlite_template: Path) -> Iterator[Stack]:
     """Api and scheduler; the tests of a module bring workers of their own, and take them away."""
-    stack = Stack(workers=0, database_template=sqlite_template)
+    stack = Stack(workers=0, database_template=sqlite_template, settings=SHORT)
     start_apart(stack)
     yield stack
     stack.end_now()

@@ -12,12 +12,11 @@ from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import met_by
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Exchange, History
+from tests.chaos.leases import RECOVERY_SECONDS
 from tests.chaos.nemesis import fleet
-from tests.fakes.stack import FAST, Stack
+from tests.fakes.stack import Stack
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
-
-RECOVERY_SECONDS = float(FAST["HEADRACE_QUEUE__LEASE_IDLE_SECONDS"]) + 2
 
 
 @pytest.mark.parametrize("point", ["W1", "W2", "W3", "W4", "W5", "W6", "W7", "W8", "W9", "W11"])

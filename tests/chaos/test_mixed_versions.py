@@ -24,6 +24,7 @@ from tests.chaos.callers import PATH, Manner, Notes, Script, ask, closed_loop, s
 from tests.chaos.checker import met_by
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Exchange, History, Kill
+from tests.chaos.leases import RECOVERY_SECONDS, SHORT
 from tests.chaos.nemesis import consumer_of, held_by, redis_of, watch
 from tests.fakes import previous_release
 from tests.fakes.eventually import eventually
@@ -31,7 +32,6 @@ from tests.fakes.stack import Process, Stack, start_apart
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(300)]
 
-LEASE_SECONDS = 2.0
 SLOTS = 8
 """Fewer than callers, so that jobs wait wherever this release keeps waiting jobs."""
 QUICK = (20, 80)
@@ -71,10 +71,7 @@ def stack(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         workers=0,
         schedulers=0,
         database_template=sqlite_template,
-        settings={
-            "HEADRACE_QUEUE__HEARTBEAT_SECONDS": str(LEASE_SECONDS / 4),
-            "HEADRACE_QUEUE__LEASE_IDLE_SECONDS": str(LEASE_SECONDS),
-        },
+        settings=SHORT,
     )
     releases = Releases(broker, {"old": str(old), "new": ""})
     start_apart(releases)
@@ -202,7 +199,7 @@ async def test_releases_replace_each_other_under_load(
             *missed,
             *checker.misread(history.exchanges),
             *checker.changed_answers(history.exchanges, history.stored),
-            *checker.late_recoveries(history.kills, within=LEASE_SECONDS + 2),
+            *checker.late_recoveries(history.kills, within=RECOVERY_SECONDS),
             *checker.ledger_faults(history.ledger, history.exchanges),
             *checker.leftovers(history),
         ],

@@ -13,13 +13,12 @@ from tests.chaos import checker, size
 from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import History
+from tests.chaos.leases import RECOVERY_SECONDS
 from tests.chaos.nemesis import consumer_of, held_by, redis_of
 from tests.fakes.eventually import eventually
-from tests.fakes.stack import FAST, Process, Stack
+from tests.fakes.stack import Process, Stack
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
-
-RECOVERY_SECONDS = float(FAST["HEADRACE_QUEUE__LEASE_IDLE_SECONDS"]) + 2
 
 
 async def test_rolling_stops_cost_no_answer_and_no_call(broker: Stack, tmp_path: Path) -> None:

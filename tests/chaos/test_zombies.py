@@ -14,13 +14,12 @@ from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import met_by
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Exchange, History, Kill
+from tests.chaos.leases import RECOVERY_SECONDS
 from tests.chaos.nemesis import consumer_of, held_by, redis_of, watch
 from tests.fakes.eventually import eventually
-from tests.fakes.stack import FAST, Process, Stack
+from tests.fakes.stack import Process, Stack
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
-
-RECOVERY_SECONDS = float(FAST["HEADRACE_QUEUE__LEASE_IDLE_SECONDS"]) + 2
 _REFUSED = ("late result refused", "lease lost, job dropped")
 
 
