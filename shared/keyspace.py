@@ -36,6 +36,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:pause:<provider>:<credential> | string | set while nothing is sent on that account | TTL |
 | hr:permits:{<provider>:<credential>} | hash | what an account used of its minute | TTL |
 | hr:permits:{...}:held, :held:batch | zset | calls that run on it, and those of batch work, by expiry | TTL |
+| hr:load:<provider> | hash | consumer to what it has free and how fast it is, JSON behind a moment | TTL |
 | hr:conditions | channel | news of breakers and pauses, JSON | - |
 """
 
@@ -163,6 +164,10 @@ def permits(provider: str, credential: str) -> str:
 
 def permit_holders(provider: str, credential: str, *, batch: bool = False) -> str:
     return f"hr:permits:{{{provider}:{credential}}}:held{':batch' if batch else ''}"
+
+
+def load(provider: str) -> str:
+    return f"hr:load:{provider}"
 
 
 def worker_channel(consumer: str) -> str:

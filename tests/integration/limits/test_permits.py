@@ -136,6 +136,7 @@ async def test_calls_at_once_are_counted_over_all_processes_in_real_time(redis_u
         most = max(most, running)
         await asyncio.sleep(0)
         running -= 1
+        assert permit is not None
         await permits.give_back(permit)
 
     async with AsyncExitStack() as stack:
