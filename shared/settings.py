@@ -136,6 +136,8 @@ class WorkerSettings(_Group):
     """Jobs one worker process runs at once."""
     drain_seconds: PositiveFloat = 30.0
     """How long running jobs may go on after SIGTERM before they are handed back."""
+    batch_reserve_percent: Annotated[int, Field(ge=0, le=90)] = 20
+    """Of each configured limit of a provider account, what work of the batch lane leaves to the others."""
 
 
 class ProviderSettings(_Group):

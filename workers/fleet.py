@@ -78,9 +78,10 @@ class Fleet:
         self.pauses.pause(provider, credential, seconds)
         self._news.set()
 
-    def wake(self) -> None:
-        """There may be something to tell."""
-        self._news.set()
+    def wake_if_news(self) -> None:
+        """A pause may have begun behind the back of the duty."""
+        if self.pauses.has_untold:
+            self._news.set()
 
     async def may_probe(self, breaker: Breaker, admission: Admission) -> float:
         """Whether `admission`, a probe here, is that of the fleet: 0, or else seconds to wait.

@@ -6,6 +6,7 @@ import asyncio
 import random
 import signal
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from loguru import logger
@@ -25,6 +26,7 @@ from shared.queue.presence import Presence
 from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
 from shared.settings import QueueSettings, Settings
+from workers.gate import Gate
 from workers.in_flight import InFlight, StopReason
 from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
@@ -44,6 +46,14 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     use_catalogue(catalogue)
     consumer = Consumer(link, queue, consumer_name(), providers)
     in_flight = InFlight()
+    gate = Gate.of_worker(
+        link,
+        settings,
+        registry,
+        consumer=consumer.name,
+        providers=providers,
+        free=lambda: max(0, settings.worker.slots - len(in_flight)),
+    )
     context = WorkerContext(
         settings=settings,
         consumer=consumer,
@@ -56,26 +66,30 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     )
     subscription = Subscription(
         redis_url,
-        [keyspace.worker_channel(consumer.name)],
-        on_message=lambda _, job_id: in_flight.stop(JobId(job_id.decode()), StopReason.CANCELLED),
+        [keyspace.worker_channel(consumer.name), keyspace.CONDITIONS_CHANNEL],
+        on_message=partial(_heard, gate, in_flight),
     )
     duties: list[asyncio.Task[None]] = []
 
     async def startup(_: dict[str, Any]) -> None:
         await subscription.start()
-        duties.append(asyncio.create_task(_renew_leases(context), name="renew-leases"))
-        duties.append(asyncio.create_task(context.limits.store_forever(link), name="store-limits"))
-        duties.append(
-            asyncio.create_task(_announce(Presence(link, queue), queue, providers), name="announce")
-        )
-        duties.append(asyncio.create_task(_promote_unscheduled(link, settings, providers), name="promote"))
-        duties.append(asyncio.create_task(keep_models(context, link, providers), name="models"))
+        presence = Presence(link, queue)
+        for name, duty in (
+            ("renew-leases", _renew_leases(context)),
+            ("gate", gate.run_forever()),
+            ("store-limits", context.limits.store_forever(link)),
+            ("announce", _announce(presence, queue, providers)),
+            ("promote", _promote_unscheduled(link, settings, providers)),
+            ("models", keep_models(context, link, providers)),
+        ):
+            duties.append(asyncio.create_task(duty, name=name))
         logger.info("worker started", consumer=consumer.name, providers=list(providers))
 
     async def shutdown(_: dict[str, Any]) -> None:
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
+        await gate.close()
         try:
             await consumer.forget()
         except RedisError as exc:
@@ -113,6 +127,13 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except RedisError as exc:
             logger.warning("worker closed without Redis", error=type(exc).__name__)
     logger.info("worker stopped", consumer=consumer.name)
+
+
+def _heard(gate: Gate, in_flight: InFlight, channel: bytes, payload: bytes) -> None:
+    if channel == keyspace.CONDITIONS_CHANNEL.encode():
+        gate.on_message(payload)
+    else:
+        in_flight.stop(JobId(payload.decode()), StopReason.CANCELLED)
 
 
 def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:

@@ -73,6 +73,10 @@ class Pauses:
         del self._until[provider, credential]
         return 0.0
 
+    @property
+    def has_untold(self) -> bool:
+        return bool(self._untold)
+
     def untold(self) -> list[PauseNews]:
         """What the others have to be told; each pause is handed out once."""
         untold, self._untold = self._untold, {}
