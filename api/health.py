@@ -78,7 +78,7 @@ async def prometheus(request: Request) -> Response:
         dead = await via.dead_letters.count()
     except (RedisError, OSError):
         depths, dead = [], {}  # the rest of the page is worth most when Redis is away
-    return Response(metrics.render(depths, dead), media_type=metrics.CONTENT_TYPE)
+    return Response(metrics.render(depths, dead, via.conditions), media_type=metrics.CONTENT_TYPE)
 
 
 async def redis_state(via: Broker) -> str:

@@ -43,6 +43,8 @@ from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
 from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
+from shared.queue.conditions import LOOK_SECONDS as CONDITIONS_LOOK_SECONDS
+from shared.queue.conditions import Conditions
 from shared.queue.dead_letters import DeadLetters
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
@@ -78,11 +80,15 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         model_lists = ModelLists(link, registry.profiles)
         catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
         routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
+        conditions = Conditions(link, presence.served, shards=settings.queue.shards)
         replies = Replies(
             producer,
             redis_url,
             settings,
-            also={keyspace.REVOKED_CHANNEL: lambda key_id: keys.on_revoked(ApiKeyId(key_id.decode()))},
+            also={
+                keyspace.REVOKED_CHANNEL: lambda key_id: keys.on_revoked(ApiKeyId(key_id.decode())),
+                keyspace.CONDITIONS_CHANNEL: conditions.on_message,
+            },
         )
         app.state.broker = Broker(
             settings=settings,
@@ -94,6 +100,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             registry=registry,
             catalogue=catalogue,
             model_lists=model_lists,
+            conditions=conditions,
             router=Router(
                 routing,
                 registry,
@@ -110,6 +117,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         polls = [
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
+            asyncio.create_task(_look_at_conditions(conditions), name="conditions"),
             asyncio.create_task(_look_for_models(app.state.broker), name="models"),
             asyncio.create_task(_look_for_routes(routing), name="routes"),
         ]
@@ -205,6 +213,15 @@ async def _look_for_workers(presence: Presence) -> None:
         except (RedisError, OSError) as exc:
             logger.debug("presence of workers not read", error=type(exc).__name__)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _look_at_conditions(conditions: Conditions) -> None:
+    while True:
+        try:
+            await conditions.look()
+        except (RedisError, OSError) as exc:
+            logger.debug("conditions of providers not read", error=type(exc).__name__)
+        await asyncio.sleep(CONDITIONS_LOOK_SECONDS)
 
 
 async def _look_for_models(via: Broker) -> None:

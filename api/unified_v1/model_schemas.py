@@ -12,6 +12,7 @@ from typing_extensions import TypedDict
 from api.error_views import from_pydantic
 from api.openai_v1.schemas import Model
 from api.unified_v1.schemas import Provider
+from shared.domain.conditions import BreakerState
 from shared.domain.job import FallbackOn, JobKind
 from shared.providers.duties import QuotaState
 from shared.providers.model_lists import ProviderStatus
@@ -108,11 +109,18 @@ class RoutingPolicy(BaseModel):
 
 
 class ProviderView(BaseModel):
+    """`open_seconds`: until its breaker lets a call through to try it; `paused_seconds`: until calls
+    go on after it refused for its rate.
+    """
+
     id: str
     name: str
     status: ProviderStatus
     models: list[str]
     capabilities: list[Capability]
+    breaker: BreakerState = BreakerState.CLOSED
+    open_seconds: float = 0.0
+    paused_seconds: float = 0.0
 
 
 class ProviderList(BaseModel):

@@ -26,6 +26,7 @@ from api.unified_v1.model_schemas import (
 )
 from api.unified_v1.schemas import ErrorAnswer
 from shared import keyspace
+from shared.domain.conditions import UNKNOWN
 from shared.errors import QueueUnavailable
 from shared.providers import duties
 from shared.providers.duties import Health
@@ -96,12 +97,16 @@ async def health(request: Request) -> GatewayHealth:
 
 
 def _view(profile: ProviderProfile, via: Broker) -> ProviderView:
+    condition = via.conditions.get(profile.id, UNKNOWN)
     return ProviderView(
         id=profile.id,
         name=profile.name,
         status=_health(profile, via).status,
         models=names_of(profile, via),
         capabilities=sorted(profile.capabilities),
+        breaker=condition.breaker,
+        open_seconds=round(condition.open_seconds, 3),
+        paused_seconds=round(condition.paused_seconds, 3),
     )
 
 

@@ -8,6 +8,9 @@
     gateway_queue_oldest_age_seconds{provider,lane}       how long the first of them waits
     gateway_jobs_in_flight{provider,lane}                 jobs a worker has
     gateway_dead_letters{provider}                        jobs set aside, until an operator purges them
+    gateway_breaker_state{provider}                       0 closed, 1 half-open, 2 open
+    gateway_provider_paused_seconds{provider}             until calls go on after a refusal for the rate
+    gateway_provider_slots{provider}                      jobs its live workers run at once, at most
 
 Label values come from code and configuration, never from a request: what is not known
 counts as `other`. Each process exports its own numbers; sum them in Prometheus. The gauges of
@@ -25,6 +28,8 @@ from typing import Final, Protocol
 from prometheus_client import CollectorRegistry, Counter, ProcessCollector, disable_created_metrics
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+
+from shared.domain.conditions import BreakerState, ProviderCondition
 
 CONTENT_TYPE: Final = CONTENT_TYPE_PLAIN_0_0_4
 OTHER: Final = "other"
@@ -147,6 +152,7 @@ class _Queue:
     def __init__(self) -> None:
         self.lanes: tuple[LaneDepth, ...] = ()
         self.dead: Mapping[str, int] = {}
+        self.conditions: Mapping[str, ProviderCondition] = {}
 
     def collect(self) -> Iterator[Metric]:
         labels = ("provider", "lane")
@@ -164,7 +170,27 @@ class _Queue:
         for provider, count in self.dead.items():
             dead.add_metric((provider,), count)
         yield from (depth, age, in_flight, dead)
+        yield from self._of_providers()
 
+    def _of_providers(self) -> Iterator[Metric]:
+        breaker = GaugeMetricFamily(
+            "gateway_breaker_state", "0 closed, 1 half-open, 2 open.", labels=["provider"]
+        )
+        paused = GaugeMetricFamily(
+            "gateway_provider_paused_seconds", "Until calls go on after a refusal.", labels=["provider"]
+        )
+        slots = GaugeMetricFamily(
+            "gateway_provider_slots", "Jobs its live workers run at once, at most.", labels=["provider"]
+        )
+        for provider, condition in self.conditions.items():
+            at = (_provider(provider),)
+            breaker.add_metric(at, _BREAKER_STATES[condition.breaker])
+            paused.add_metric(at, condition.paused_seconds)
+            slots.add_metric(at, condition.slots)
+        yield from (breaker, paused, slots)
+
+
+_BREAKER_STATES: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 # A `_created` series beside each counter would double the number of series.
 disable_created_metrics()  # type: ignore[no-untyped-call]
@@ -238,13 +264,17 @@ def count_error(provider: str | None, error_type: str) -> None:
     _ERRORS.labels(_provider(provider), kind if kind in ERROR_TYPES else OTHER).inc()
 
 
-def render(lanes: Iterable[LaneDepth] = (), dead: Mapping[str, int] | None = None) -> bytes:
-    """The text of a scrape. `lanes`: what shared.queue.depth measured just now; `dead`: by provider."""
-    _queue.lanes, _queue.dead = tuple(lanes), dead or {}
+def render(
+    lanes: Iterable[LaneDepth] = (),
+    dead: Mapping[str, int] | None = None,
+    conditions: Mapping[str, ProviderCondition] | None = None,
+) -> bytes:
+    """The text of a scrape. `lanes`: what shared.queue.depth measured just now; the rest by provider."""
+    _queue.lanes, _queue.dead, _queue.conditions = tuple(lanes), dead or {}, conditions or {}
     try:
         return generate_latest(REGISTRY)
     finally:
-        _queue.lanes, _queue.dead = (), {}
+        _queue.lanes, _queue.dead, _queue.conditions = (), {}, {}
 
 
 def _provider(name: str | None) -> str:

@@ -210,6 +210,7 @@ class Conditions(Mapping[str, ProviderCondition]):
         """Raises RedisError; what was known then stands, and its times run out."""
         providers = list(self._providers())
         if not providers:
+            self._found = {}
             return
         loads = await self._read_loads(providers)
         depth = await measure(self._link, providers, shards=self._shards)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from shared.domain.conditions import BreakerState, ProviderCondition
 from shared.observability import metrics
 from shared.observability.metrics import LatencyWindow
 
@@ -124,6 +125,18 @@ def test_lanes_are_those_of_the_scrape_and_no_older_ones() -> None:
 def test_every_status_has_a_label_of_the_closed_set(status: int, label: str) -> None:
     assert metrics.status_label(status) == label
     assert label in metrics.STATUSES
+
+
+def test_breakers_pauses_and_slots_are_gauges_of_the_scrape() -> None:
+    metrics.know_providers(["openai"])
+    openai = ProviderCondition(breaker=BreakerState.OPEN, paused_seconds=1.5, slots=64)
+
+    text = metrics.render(conditions={"openai": openai}).decode()
+
+    assert 'gateway_breaker_state{provider="openai"} 2.0' in text
+    assert 'gateway_provider_paused_seconds{provider="openai"} 1.5' in text
+    assert 'gateway_provider_slots{provider="openai"} 64.0' in text
+    assert "gateway_breaker_state{" not in metrics.render().decode()
 
 
 def test_quantiles_are_within_a_percent_of_the_observations() -> None:
