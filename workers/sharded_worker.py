@@ -13,10 +13,10 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Callable, Coroutine, Hashable, Iterator
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from loguru import logger
 from redis.exceptions import RedisError
@@ -27,6 +27,8 @@ from workers.stream_worker import StreamWorker
 _LOOK_SECONDS: Final = 0.05
 _SWEPT_AT_ONCE: Final = 2
 _SWEEPER: Final = "sweeper"
+
+_T = TypeVar("_T")
 
 
 class ShardedStreamWorker(StreamWorker):
@@ -115,7 +117,7 @@ class ShardedStreamWorker(StreamWorker):
                     return
                 batch, streams = streams[:spare], streams[spare:]
                 count = spare // len(batch)
-                found = await asyncio.gather(*(self._fetch_one(key, at, count) for key, at in batch))
+                found = await _all(self._fetch_one(key, at, count) for key, at in batch)
                 # Those that gave as many as they were asked for may have more.
                 streams += [stream for stream, n in zip(batch, found, strict=True) if n >= count]
         self._may_hold -= shards - self._failed.keys()
@@ -134,7 +136,7 @@ class ShardedStreamWorker(StreamWorker):
             # Few at a time, so that jobs get their turn in between.
             turn = asyncio.Semaphore(_SWEPT_AT_ONCE)
             shards = random.sample(self._shards, spare)
-            await asyncio.gather(*(self._sweep_shard(at, free, turn) for at in shards))
+            await _all(self._sweep_shard(at, free, turn) for at in shards)
 
     async def _sweep_shard(self, shard: int, free: int, turn: asyncio.Semaphore) -> None:
         async with turn:
@@ -186,3 +188,14 @@ class ShardedStreamWorker(StreamWorker):
                 self._fatal = error
 
         task.add_done_callback(done)
+
+
+async def _all(works: Iterable[Coroutine[Any, Any, _T]]) -> list[_T]:
+    """What each of them gave, once all have ended: cancelled too, for what they fetched they release."""
+    ended = await asyncio.gather(*works, return_exceptions=True)
+    results: list[_T] = []
+    for result in ended:
+        if isinstance(result, BaseException):
+            raise result
+        results.append(result)
+    return results

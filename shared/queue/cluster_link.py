@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Hashable
+from contextlib import suppress
 from typing import Any, Final
 
 from redis.exceptions import AskError, ClusterDownError, MovedError, RedisError
@@ -56,6 +57,8 @@ class ClusterMap:
         self.place = place
         self.owners: list[Address | None] = [None] * keyspace.SLOTS
         self.masters: list[Address] = []
+        self.suspects: set[Address] = set()
+        """Nodes that failed since the last look."""
         self._nodes: list[Address] = []
         """Masters and replicas: whoever of them is alive can tell about the others."""
         self._timeout = timeout
@@ -91,10 +94,19 @@ class ClusterMap:
         self.owners[slot] = owner
         self.look_soon()
 
-    def look_soon(self) -> None:
+    def look_soon(self, suspect: Address | None = None) -> None:
         """In the background, and not too often."""
+        if suspect is not None:
+            self.suspects.add(suspect)
         if self._looking is None and asyncio.get_running_loop().time() >= self._look_again_at:
             self._start_looking()
+
+    async def owner_after_look(self, slot: int) -> Address:
+        """Where its owner failed a moment ago: as the look that this started will tell. Raises RedisError."""
+        if self._looking is not None:
+            with suppress(RedisError):
+                await asyncio.shield(self._looking)
+        return await self.owner(slot)
 
     async def look(self) -> None:
         """Raises RedisError when no node can be asked."""
@@ -113,6 +125,7 @@ class ClusterMap:
 
     def _looked(self, task: asyncio.Task[None]) -> None:
         self._looking = None
+        self.suspects.clear()
         self._look_again_at = asyncio.get_running_loop().time() + _LOOK_AGAIN_SECONDS
         if not task.cancelled():
             task.exception()
@@ -196,6 +209,8 @@ class ClusterLink(RedisLink):
         if slot is None:
             return await self._execute_anywhere(*args)
         address = self._map.owners[slot] or await self._map.owner(slot)
+        if self._map.suspects and address in self._map.suspects:
+            address = await self._map.owner_after_look(slot)
         asking = False
         for _ in range(_REDIRECTIONS):
             link = self._links.get(address) or self._link(address)
@@ -206,7 +221,10 @@ class ClusterLink(RedisLink):
                 self._map.moved(slot, address)
             except AskError as ask:
                 address, asking = (ask.host or address[0], ask.port), True
-            except (RedisConnectionError, RedisTimeoutError, ClusterDownError):
+            except (RedisConnectionError, RedisTimeoutError):
+                self._map.look_soon(address)
+                raise
+            except ClusterDownError:
                 self._map.look_soon()
                 raise
         raise RedisConnectionError("the nodes of the Redis Cluster send one to another")
