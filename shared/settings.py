@@ -215,6 +215,7 @@ class Settings(BaseSettings):
     redis_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("HEADRACE_REDIS_URL", "REDIS_URL")
     )
+    """One server, a cluster (redis-cluster://) or sentinels (redis-sentinel://): see docs/redis.md."""
     database_url: SecretStr | None = Field(
         default=None, validation_alias=AliasChoices("HEADRACE_DATABASE_URL", "DATABASE_URL")
     )

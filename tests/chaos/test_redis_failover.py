@@ -54,6 +54,30 @@ async def test_a_master_that_sentinels_replace_is_whole_again_and_tells_every_ca
     await _survives(broker, lose, "sentinel master killed", tmp_path)
 
 
+async def test_callers_of_jobs_that_were_never_replicated_are_told_that_they_are_lost(
+    fresh_stack: FreshStack,
+) -> None:
+    cluster = RedisCluster(replicas=1)
+    broker = await fresh_stack(redis=cluster, settings=SHARDED)
+    lost = cluster.owner(keyspace.usage(0))
+    asks = scripts("behind", size.dice("replica behind"), Manner(streams=0, delay_ms=(8_000, 8_000)))
+    async with session_of(broker.api_key) as session:
+        await ask(session, broker.url, next(scripts("before", size.dice("replica behind"), Manner())))
+        cluster.stop_replicating(lost)
+        asked = [asyncio.create_task(ask(session, broker.url, next(asks))) for _ in range(32)]
+        await eventually(lambda: len(broker.calls()) > len(asked), "every call at the provider")
+
+        lost.kill9()
+        exchanges = await asyncio.gather(*asked)
+
+    told = Counter((str(e.ending), e.status, e.code) for e in exchanges)
+    size.report("replica behind", told={str(key): count for key, count in told.items()})
+    gone = {e.name for e in exchanges if e.code == "job_lost"}
+    assert gone
+    assert {e.status for e in exchanges if e.name in gone} == {503}
+    assert {e.ending for e in exchanges if e.name not in gone} == {Ending.WHOLE}
+
+
 async def _survives(broker: Stack, lose: Callable[[], Awaitable[None]], what: str, folder: Path) -> None:
     rng = size.dice(what)
     history = History()

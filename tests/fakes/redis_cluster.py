@@ -14,6 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
+import redis
 from redis.exceptions import RedisError
 
 from shared import keyspace
@@ -116,6 +117,13 @@ class RedisCluster:
         """Its master steps back for it, and both agree."""
         replica.call("CLUSTER", "FAILOVER")
         self._wait(lambda: replica in self.masters, "the replica to be master")
+
+    def stop_replicating(self, master: RedisServer) -> None:
+        """It goes on for its clients; its replica, which may not connect to it any more, hears nothing."""
+        with redis.Redis(port=master.port) as client, client.pipeline(transaction=False) as pipe:
+            pipe.config_set("requirepass", "not for replicas")
+            pipe.execute_command("CLIENT", "KILL", "TYPE", "replica")
+            pipe.execute()
 
     def move_slot(self, slot: int, source: RedisServer, target: RedisServer) -> None:
         """The slot is about to move: what is not at `source` is looked for at `target`."""
