@@ -120,6 +120,12 @@ class Queue:
             lease, state, head=ResultHead(settlement.outcome).to_wire(), body=body, settlement=settlement
         )
 
+    def a_job_beside(self, job: Job) -> Job:
+        """In the same shard."""
+        while self.shard(other := a_job()) != self.shard(job):
+            pass
+        return other
+
     def shard(self, job: Job) -> int:
         return keyspace.shard_of(job.id, self.settings.shards)
 

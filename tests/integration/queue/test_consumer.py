@@ -214,7 +214,8 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
     worker = queue.consumer("worker")
     jobs = ended, returned, retried, streamed = [a_job() for _ in range(4)]
     await queue.enqueue(*jobs)
-    leases = [await queue.lease(worker) for _ in jobs]
+    by_job = {lease.job.id: lease for lease in [await queue.lease(worker) for _ in jobs]}
+    leases = [by_job[job.id] for job in jobs]
     await link.execute_everywhere("CONFIG", "SET", "maxmemory", 1)
 
     with pytest.raises(QueueFull):
@@ -224,7 +225,7 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
         # Redis before 7.0 lets no script write beyond maxmemory: the job is left to be reclaimed.
         with pytest.raises(OutOfMemoryError):
             await queue.finish(worker, leases[0])
-        await link.execute("CONFIG", "SET", "maxmemory", 0)
+        await link.execute_everywhere("CONFIG", "SET", "maxmemory", 0)
         await queue.finish(worker, leases[0])
         assert await queue.state(ended) == "succeeded"
         return
