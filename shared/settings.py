@@ -136,6 +136,12 @@ class WorkerSettings(_Group):
     """Jobs one worker process runs at once."""
     drain_seconds: PositiveFloat = 30.0
     """How long running jobs may go on after SIGTERM before they are handed back."""
+    batch_slots_percent: Annotated[int, Field(ge=1, le=100)] = 75
+    """Of these, what jobs of the batch lane may take, so that others find a free one."""
+    pause_base_seconds: PositiveFloat = 1.0
+    pause_cap_seconds: PositiveFloat = 30.0
+    """A provider that limits our rate and does not say for how long is left alone for a random time up
+    to min(cap, base * 2**refusals in a row)."""
     batch_reserve_percent: Annotated[int, Field(ge=0, le=90)] = 20
     """Of each configured limit of a provider account, what work of the batch lane leaves to the others."""
 

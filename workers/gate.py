@@ -113,7 +113,12 @@ class Gate:
         self._writer = writer
         self.fleet = Fleet(link, settings.breaker, providers, clock=self._clock)
         self.pacing = Pacing(
-            self.fleet.pauses, ceiling=settings.worker.slots, clock=self._clock, rng=self._rng
+            self.fleet.pauses,
+            ceiling=settings.worker.slots,
+            base_seconds=settings.worker.pause_base_seconds,
+            cap_seconds=settings.worker.pause_cap_seconds,
+            clock=self._clock,
+            rng=self._rng,
         )
         self._returned: list[tuple[Permit, Amounts | None]] = []
         self._something_returned = asyncio.Event()

@@ -62,6 +62,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         catalogue=catalogue,
         transport=Transport(settings.provider),
         in_flight=in_flight,
+        gate=gate,
         rng=random.Random(),  # noqa: S311 - jitter
     )
     subscription = Subscription(

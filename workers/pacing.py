@@ -21,8 +21,6 @@ from shared.providers.limits import Limit, read_limits
 from shared.providers.retry_after import MAX_SECONDS
 from shared.queue.news import PauseNews
 
-BASE_SECONDS: Final = 1.0
-CAP_SECONDS: Final = 30.0
 REFILLED_SHARE: Final = 0.1
 """A bucket that refills all the time can be used again long before it is full."""
 
@@ -108,10 +106,18 @@ class Pacing:
     """
 
     def __init__(
-        self, pauses: Pauses, *, ceiling: int, clock: Clock | None = None, rng: Random | None = None
+        self,
+        pauses: Pauses,
+        *,
+        ceiling: int,
+        base_seconds: float = 1.0,
+        cap_seconds: float = 30.0,
+        clock: Clock | None = None,
+        rng: Random | None = None,
     ) -> None:
         self._pauses = pauses
         self._ceiling = ceiling
+        self._base_seconds, self._cap_seconds = base_seconds, cap_seconds
         self._clock = clock or SystemClock()
         self._rng = rng or Random()  # noqa: S311 - jitter
         self._paces: dict[Account, _Pace] = {}
@@ -156,7 +162,7 @@ class Pacing:
         pace.paused_at = self._clock.monotonic()
         pace.allowance = max(1, min(pace.allowance, pace.running) // 2)
         pace.successes = 0
-        backoff = min(CAP_SECONDS, BASE_SECONDS * 2 ** min(pace.refusals, 16))
+        backoff = min(self._cap_seconds, self._base_seconds * 2 ** min(pace.refusals, 16))
         pace.refusals += 1
         # Jitter before a wish as well would be later than asked; the gentle start spreads the calls.
         seconds = min(wish, MAX_SECONDS) if wish > 0 else self._rng.uniform(0.0, backoff)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
+from typing import Final
 
 from loguru import logger
 from redis.exceptions import RedisError
@@ -18,20 +19,27 @@ from shared.errors import (
     BrokerError,
     DeadlineExceeded,
     ProviderError,
+    ProviderRateLimited,
     ProviderRejected,
     ProviderUnavailable,
 )
 from shared.providers.catalogue import Catalogue
 from shared.providers.credentials import Credentials
+from shared.providers.profile import ProviderProfile
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost, PutAside
 from shared.queue.frames import ResultHead
 from shared.settings import Settings
-from workers.attempts import Move, Retry, next_step
+from workers.attempts import Move, Retry, Step, next_step
 from workers.call_provider import CallProgress, call_provider
+from workers.gate import Gate, Wait, WaitReason
 from workers.in_flight import Flight, InFlight, StopReason
 from workers.told_limits import ToldLimits
 from workers.transport import Transport
+
+_LONG_WAIT_SECONDS: Final = 1.0
+"""Beyond it a job goes to its next target instead."""
+_PUT_ASIDE: Final = {True: "attempt failed, retry later", False: "provider takes no calls, job put aside"}
 
 
 class StopAsked(Exception):
@@ -47,6 +55,7 @@ class WorkerContext:
     catalogue: Catalogue
     transport: Transport
     in_flight: InFlight
+    gate: Gate
     rng: Random
     limits: ToldLimits = field(default_factory=ToldLimits)
     one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -119,8 +128,18 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         if not wanted:
             raise StopAsked
 
+    profile = ctx.registry.get(target.provider)
+    go = await ctx.gate.enter(
+        profile,
+        target,
+        job,
+        holder=f"{job.id}.{lease.fence}",
+        remaining_seconds=lease.remaining_ms / 1000,
+    )
+    if isinstance(go, Wait):
+        await _not_now(ctx, lease, progress, go)
+        return
     try:
-        profile = ctx.registry.get(target.provider)
         completed = await call_provider(
             job,
             target,
@@ -134,11 +153,15 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             emit=emit,
             sign=ctx.credentials.signing(target, profile),
         )
-    except BrokerError as error:
+    except BaseException as error:
+        ctx.gate.leave(go, error=error, headers=progress.headers, usage=progress.usage)
+        if not isinstance(error, BrokerError):
+            raise
         ctx.limits.note(target.provider, progress.headers)
         error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
+    ctx.gate.leave(go, headers=progress.headers, usage=progress.usage)
     ctx.limits.note(target.provider, progress.headers)
     faultpoints.hit("W6")
     settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
@@ -158,8 +181,48 @@ async def _provider_failed(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError
 ) -> None:
     step = next_step(error, lease, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng)
+    if isinstance(step, Retry) and not step.counts:
+        # Its own refusal has paused the account by now: for all of it the next call would wait anyway.
+        _, _, paused = ctx.gate.condition(lease.job.target.provider)
+        step = replace(step, delay_seconds=max(step.delay_seconds, paused))
     if isinstance(step, Retry):
         faultpoints.hit("W9")
+    await _go_on(ctx, lease, progress, error, step)
+
+
+async def _not_now(ctx: WorkerContext, lease: Lease, progress: CallProgress, wait: Wait) -> None:
+    """Its provider takes no call at the moment; another target is better than a long wait for it."""
+    elsewhere = lease.job.next_target is not None and (
+        wait.reason is WaitReason.OPEN or wait.seconds > _LONG_WAIT_SECONDS
+    )
+    step = Move() if elsewhere else Retry(wait.seconds, counts=False)
+    await _go_on(ctx, lease, progress, _refusal_of(wait, ctx.registry.get(lease.job.target.provider)), step)
+
+
+def _refusal_of(wait: Wait, profile: ProviderProfile) -> ProviderError:
+    if wait.reason is WaitReason.OPEN:
+        return ProviderUnavailable(
+            f"{profile.name} has failed too often lately and is left alone for a while.",
+            provider=profile.id,
+            status=503,
+            retry_after_seconds=wait.seconds,
+        )
+    if wait.reason is WaitReason.NO_PERMIT:
+        return ProviderUnavailable(
+            f"The limits of this gateway's account at {profile.name} are used up.",
+            provider=profile.id,
+            status=503,
+            retry_after_seconds=wait.seconds,
+        )
+    return ProviderRateLimited(
+        f"{profile.name} limits the rate of requests.", provider=profile.id, retry_after_seconds=wait.seconds
+    )
+
+
+async def _go_on(
+    ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError, step: Step
+) -> None:
+    if isinstance(step, Retry):
         if await _put_aside(ctx, lease, error, step):
             return
         # Too late for this target, or too many retries in all: the next one may still answer in time.
@@ -173,7 +236,7 @@ async def _put_aside(ctx: WorkerContext, lease: Lease, error: BrokerError, step:
     put = ctx.consumer.retry_later if step.counts else ctx.consumer.defer
     became = await put(lease, delay_seconds=step.delay_seconds)
     logger.info(
-        "attempt failed, retry later" if became is PutAside.DONE else "attempt failed, no retry",
+        _PUT_ASIDE[step.counts] if became is PutAside.DONE else "job not put aside",
         job_id=lease.job.id,
         request_id=lease.job.request_id,
         provider=lease.job.target.provider,

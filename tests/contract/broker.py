@@ -22,6 +22,11 @@ SETTINGS: Final = {
     "HEADRACE_API__REQUEST_TIMEOUT_SECONDS": str(REQUEST_TIMEOUT_SECONDS),
     "HEADRACE_API__DISCONNECT_GRACE_SECONDS": "0.2",
     # A provider that limits our rate for ever is told of after this.
+    # What one test makes a provider do is no reason to leave it alone in the next.
+    "HEADRACE_WORKER__PAUSE_BASE_SECONDS": "0.01",
+    "HEADRACE_WORKER__PAUSE_CAP_SECONDS": "0.05",
+    "HEADRACE_BREAKER__FAIL_MAX": "1000000",
+    "HEADRACE_BREAKER__WINDOW_CALLS": "1000000",
     "HEADRACE_QUEUE__MAX_WAIT_SECONDS": "0.3",
     # Away long enough that a frozen Redis is not taken for a dead worker.
     "HEADRACE_QUEUE__LEASE_IDLE_SECONDS": "20",

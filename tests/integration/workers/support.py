@@ -20,8 +20,9 @@ from shared.providers.profile import ProviderProfile
 from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.frames import Result
-from shared.settings import ProviderSettings, QueueSettings, Settings
+from shared.settings import BreakerSettings, ProviderSettings, QueueSettings, Settings, WorkerSettings
 from tests.integration.queue.support import PROVIDER, Queue
+from workers.gate import Gate
 from workers.in_flight import InFlight
 from workers.run_job import WorkerContext, run_job
 from workers.transport import Transport
@@ -39,6 +40,7 @@ FAST = ProviderSettings(
 """Clocks and caps that a test can wait for."""
 CALM = ProviderSettings()
 
+NEVER_OPEN = BreakerSettings(fail_max=1_000_000, window_calls=1_000_000)
 ONE_ATTEMPT = QueueSettings(max_attempts=1, max_wait_seconds=0.001)
 
 
@@ -99,10 +101,24 @@ async def a_worker(
     known = dict(profiles or {p.id: p for p in (openai.PROFILE, anthropic.PROFILE)})
     placed = {name: replace(profile, base_url=base_url) for name, profile in known.items()}
     keys = secrets or {PROVIDER: SECRET}
+    overrides.setdefault("worker", WorkerSettings(pause_base_seconds=0.001, pause_cap_seconds=0.001))
+    overrides.setdefault("breaker", NEVER_OPEN)
+    whole = Settings(provider=provider, queue=settings, **overrides)
+    registry = Registry(placed.values())
+    in_flight = InFlight()
     context = WorkerContext(
-        settings=Settings(provider=provider, queue=settings, **overrides),
+        settings=whole,
         consumer=Consumer(queue.link, settings, "worker", list(placed)),
-        registry=Registry(placed.values()),
+        registry=registry,
+        gate=Gate.of_worker(
+            queue.link,
+            whole,
+            registry,
+            consumer="worker",
+            providers=list(placed),
+            free=lambda: whole.worker.slots - len(in_flight),
+            rng=Random(5),
+        ),
         credentials=Credentials(
             {
                 (name, DEFAULT): Credential(SecretStr(secret), placed[name].origins)
@@ -111,7 +127,7 @@ async def a_worker(
         ),
         catalogue=Catalogue.load(),
         transport=Transport(provider),
-        in_flight=InFlight(),
+        in_flight=in_flight,
         rng=Random(4),
     )
     await context.consumer.create_groups()

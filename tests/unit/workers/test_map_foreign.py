@@ -141,6 +141,9 @@ class Breaking:
     def content(self) -> Breaking:
         return self
 
+    async def readany(self) -> bytes:
+        raise self._error
+
     async def iter_any(self) -> AsyncIterator[bytes]:
         yield b""
         raise self._error
