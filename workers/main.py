@@ -112,6 +112,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         read_link=read_link,
         queue=queue,
         slots=settings.worker.slots,
+        batch_slots=max(1, settings.worker.slots * settings.worker.batch_slots_percent // 100),
         redis_pool=arq_pool(redis_url, timeout=queue.worker_timeout_seconds),
         drain_seconds=settings.worker.drain_seconds,
         on_startup=startup,

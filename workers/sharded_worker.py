@@ -21,6 +21,7 @@ from typing import Any, Final, TypeVar
 from loguru import logger
 from redis.exceptions import RedisError
 
+from shared.domain.job import Lane
 from shared.queue.redis_link import RedisLink
 from workers.stream_worker import StreamWorker
 
@@ -37,9 +38,9 @@ class ShardedStreamWorker(StreamWorker):
         self._shards = range(self._queue.shards)
         patience = self._queue.block_seconds + self._queue.worker_timeout_seconds
         self._shard_links: list[RedisLink] = [self._read_link.another(timeout=patience) for _ in self._shards]
-        self._lanes: list[list[tuple[str, int]]] = [
-            [(key, shard) for key, shard, _ in streams] for _, streams in self._consumer.lanes
-        ]
+        self._lanes: dict[Lane, list[tuple[str, int]]] = {
+            lane: [(key, shard) for key, shard, _ in streams] for lane, streams in self._consumer.lanes
+        }
         self._waiting: set[int] = set()
         """Shards at which a read blocks. Each may take a slot at any moment, so it counts as taken."""
         self._may_hold: set[int] = set(self._shards)
@@ -95,31 +96,43 @@ class ShardedStreamWorker(StreamWorker):
                 await self._slot_freed.wait()
 
     async def _read_shard(self, shard: int) -> None:
-        keys = [key for lane in self._lanes for key, at in lane if at == shard]
+        keys = [
+            key
+            for lane, streams in self._lanes.items()
+            if self._room(lane) > 0
+            for key, at in streams
+            if at == shard
+        ]
+        self._looked_at = dict.fromkeys(Lane, time.monotonic())
         # More than one even when slots are few: one job alone then does not look like a backlog.
         count = max(2, self._free // (len(keys) * len(self._shards)))
-        block_ms = int(self._queue.block_seconds * 1000)
+        link = self._shard_links[shard]
         with self._of(shard):
-            found = await self._fetch(keys, count=count, block_ms=block_ms, link=self._shard_links[shard])
+            found = await self._fetch(keys, count=count, block_ms=self._block_ms, link=link)
             if found >= count:
                 self._may_hold.add(shard)
 
     async def _fetch_from(self, shards: set[int]) -> None:
         """What waits there, until it is all had or the slots are."""
         self._turn += 1
-        for lane in self._lanes:
-            streams = [stream for stream in lane if stream[1] in shards]
+        for lane, limit in self._turns():
+            most = limit
+            streams = [stream for stream in self._lanes[lane] if stream[1] in shards]
             first = self._turn % len(streams) if streams else 0
             streams = streams[first:] + streams[:first]
             while streams:
-                spare = self._spare
-                if spare <= 0 or not self.allow_pick_jobs:
+                if self._spare <= 0 or not self.allow_pick_jobs:
                     return
+                spare = min(self._spare, self._room(lane), most)
+                if spare <= 0:
+                    break
+                self._looked_at[lane] = time.monotonic()
                 batch, streams = streams[:spare], streams[spare:]
                 count = spare // len(batch)
                 found = await _all(self._fetch_one(key, at, count) for key, at in batch)
                 # Those that gave as many as they were asked for may have more.
                 streams += [stream for stream, n in zip(batch, found, strict=True) if n >= count]
+                most -= sum(found)
         self._may_hold -= shards - self._failed.keys()
 
     async def _fetch_one(self, key: str, shard: int, count: int) -> int:

@@ -13,7 +13,8 @@ import asyncio
 import random
 import signal
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections import Counter
+from collections.abc import Callable, Coroutine, Hashable, Iterator
 from typing import Any
 
 import arq
@@ -22,6 +23,7 @@ from loguru import logger
 from redis.exceptions import RedisError, ResponseError
 
 from shared import faultpoints
+from shared.domain.job import Lane
 from shared.queue.arq_pool import TAG
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.redis_link import RedisLink
@@ -30,6 +32,7 @@ from shared.settings import QueueSettings
 RunJob = Callable[[dict[str, Any], Delivery], Coroutine[Any, Any, None]]
 
 _READER = "reader"
+_LEFT_OUT_MS = 50
 
 
 class StreamWorker(arq.Worker):
@@ -43,6 +46,7 @@ class StreamWorker(arq.Worker):
         slots: int,
         redis_pool: ArqRedis,
         drain_seconds: float,
+        batch_slots: int | None = None,
         **hooks: Any,
     ) -> None:
         """`read_link` serves blocking reads alone; its timeout must exceed `queue.block_seconds`.
@@ -65,8 +69,12 @@ class StreamWorker(arq.Worker):
         self._read_link = read_link
         self._queue = queue
         self._slots = slots
+        self._batch_slots = slots if batch_slots is None else batch_slots
         self._slot_freed = asyncio.Event()
         self._running = 0
+        self._running_in: Counter[Lane] = Counter()
+        self._looked_at = dict.fromkeys(Lane, time.monotonic())
+        """When each lane was last asked for jobs."""
         self._next_sweep = 0.0
         self._swept_at: Hashable = None
         self._failures = 0
@@ -143,6 +151,30 @@ class StreamWorker(arq.Worker):
     def _free(self) -> int:
         return self._slots - self._running
 
+    def _room(self, lane: Lane) -> int:
+        """Free slots that a job of this lane may take: batch work leaves some for the others."""
+        if lane is not Lane.BATCH:
+            return self._free
+        return min(self._free, self._batch_slots - self._running_in[lane])
+
+    @property
+    def _block_ms(self) -> int:
+        """How long to wait for a first job: not long while a lane is left out, as its turn may come."""
+        is_left_out = self._room(Lane.BATCH) <= 0
+        return _LEFT_OUT_MS if is_left_out else int(self._queue.block_seconds * 1000)
+
+    def _turns(self) -> Iterator[tuple[Lane, int]]:
+        """The lanes in the order to read them, and how many jobs each may give at most.
+
+        Higher ones first. But one that was passed over for `lane_ageing_seconds` gets a few slots
+        before them, so that it is slow and not starved.
+        """
+        for lane in list(Lane)[1:]:
+            if time.monotonic() - self._looked_at[lane] >= self._queue.lane_ageing_seconds:
+                yield lane, max(1, self._free // 8)
+        for lane in Lane:
+            yield lane, self._slots
+
     async def _sweep(self, free: int) -> None:
         """Take over what silent workers left."""
         self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311
@@ -162,21 +194,26 @@ class StreamWorker(arq.Worker):
         A backlog is read one stream at a time, higher lanes first, the providers of a lane in turn.
         COUNT holds for each stream, so one read of all would give the lower lanes a share of the slots.
         """
-        lanes = [[key for key, _, _ in streams] for _, streams in self._consumer.lanes]
-        keys = [key for lane in lanes for key in lane]
+        lanes = {lane: [key for key, _, _ in streams] for lane, streams in self._consumer.lanes}
+        keys = [key for lane, streams in lanes.items() if self._room(lane) > 0 for key in streams]
         if self._may_be_backlog or self._free < len(keys):
             self._turn += 1
             found = 0
-            for lane in lanes:
-                first = self._turn % len(lane) if lane else 0
-                for key in lane[first:] + lane[:first]:
+            for lane, most in self._turns():
+                streams = lanes[lane]
+                first = self._turn % len(streams) if streams else 0
+                for key in streams[first:] + streams[:first]:
+                    count = min(most, self._room(lane))
                     if self._free <= 0 or not self.allow_pick_jobs:
                         return
-                    found += await self._fetch([key], count=self._free, block_ms=None)
+                    if count > 0:
+                        self._looked_at[lane] = time.monotonic()
+                        found += await self._fetch([key], count=count, block_ms=None)
             if found:
                 return
+        self._looked_at = dict.fromkeys(Lane, time.monotonic())
         count = max(1, self._free // len(keys))
-        found = await self._fetch(keys, count=count, block_ms=int(self._queue.block_seconds * 1000))
+        found = await self._fetch(keys, count=count, block_ms=self._block_ms)
         # Fewer than COUNT, and no stream can hold more than it gave.
         self._may_be_backlog = found >= count
 
@@ -230,12 +267,14 @@ class StreamWorker(arq.Worker):
 
     def _start(self, delivery: Delivery) -> None:
         self._running += 1
+        self._running_in[delivery.lane] += 1
         key = f"{delivery.job_id}.{delivery.entry.decode()}"
         task = asyncio.create_task(self._run_job(self.ctx, delivery), name=key)
         self.tasks[key] = task
 
         def done(task: asyncio.Task[None]) -> None:
             self._running -= 1
+            self._running_in[delivery.lane] -= 1
             self._slot_freed.set()
             self.tasks.pop(key, None)
             self.jobs_complete += 1

@@ -96,3 +96,56 @@ async def test_nothing_is_reclaimed_before_others_could_renew_on_the_link_that_w
             pass
 
     assert time.monotonic() - lost_at >= 1.5 * slow_sweeps.heartbeat_seconds
+
+
+async def test_batch_work_leaves_slots_for_the_others(queue: Queue, redis_url: str) -> None:
+    batch = [a_job(lane=Lane.BATCH) for _ in range(8)]
+    await queue.enqueue(*batch)
+    async with (
+        serving(sends_then_hangs()) as provider,
+        a_worker(queue, provider.base_url, settings=QUICK) as worker,
+        starting(worker, redis_url) as start,
+    ):
+        start("reserved", slots=4, batch_slots=3)
+        for at in range(3):
+            await (await provider.exchange(at)).requested.wait()
+        await queue.enqueue(urgent := a_job())
+        await (await provider.exchange(3)).requested.wait()
+        served = job_ids(provider)
+
+    assert served[3] == urgent.id
+    assert set(served[:3]) <= {job.id for job in batch}
+
+
+async def test_batch_work_goes_on_as_its_slots_come_free(queue: Queue, redis_url: str) -> None:
+    batch = [a_job(lane=Lane.BATCH) for _ in range(12)]
+    await queue.enqueue(*batch)
+    async with (
+        serving(sends(answer(), close=False)) as provider,
+        a_worker(queue, provider.base_url, settings=QUICK) as worker,
+        starting(worker, redis_url) as start,
+    ):
+        start("narrow", slots=4, batch_slots=1)
+        await until_over(queue, batch)
+
+    assert len(provider.exchanges) == 12
+
+
+async def test_a_lane_passed_over_for_long_gets_a_few_slots(queue: Queue, redis_url: str) -> None:
+    """However much waits in a higher one."""
+    urgent = [a_job() for _ in range(400)]
+    patient = a_job(lane=Lane.STANDARD)
+    ageing = QUICK.model_copy(update={"lane_ageing_seconds": 0.05})
+    await queue.enqueue(*urgent, patient)
+    async with (
+        serving(sends(answer(), close=False)) as provider,
+        a_worker(queue, provider.base_url, settings=ageing) as worker,
+        starting(worker, redis_url) as start,
+    ):
+        start("ageing", slots=1)
+        await until_over(queue, [patient])
+        served_before = len(provider.exchanges)
+        await until_over(queue, urgent)
+
+    assert served_before < 400
+    assert len(provider.exchanges) == 401

@@ -37,7 +37,16 @@ QUICK = QueueSettings(block_seconds=0.05, sweep_seconds=0.05, heartbeat_seconds=
 class Running:
     """A stream worker in its own task, stopped as workers/main.py stops one."""
 
-    def __init__(self, worker: Worker, url: str, name: str, *, slots: int, drain_seconds: float) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        url: str,
+        name: str,
+        *,
+        slots: int,
+        drain_seconds: float,
+        batch_slots: int | None = None,
+    ) -> None:
         settings = worker.context.settings.queue
         self.link = open_link(url, timeout=5)
         self.read_link = self.link.another(timeout=5 + settings.block_seconds)
@@ -64,6 +73,7 @@ class Running:
             slots=slots,
             redis_pool=arq_pool(url, timeout=settings.worker_timeout_seconds),
             drain_seconds=drain_seconds,
+            batch_slots=batch_slots,
         )
         self.main = asyncio.create_task(self._main(), name=f"worker {name}")
 
@@ -95,8 +105,12 @@ async def starting(worker: Worker, url: str) -> AsyncIterator[Start]:
     """Whatever it started is stopped at once in the end."""
     started: list[Running] = []
 
-    def start(name: str, *, slots: int = 4, drain_seconds: float = 5) -> Running:
-        started.append(Running(worker, url, name, slots=slots, drain_seconds=drain_seconds))
+    def start(
+        name: str, *, slots: int = 4, drain_seconds: float = 5, batch_slots: int | None = None
+    ) -> Running:
+        started.append(
+            Running(worker, url, name, slots=slots, drain_seconds=drain_seconds, batch_slots=batch_slots)
+        )
         return started[-1]
 
     yield start
