@@ -23,7 +23,7 @@ class ProviderCondition:
     read again, after it refused for its rate.
     `queued`: jobs no worker has, `queued_in` by lane; `in_flight`: jobs a worker has; `slots`: of all
     live workers.
-    `drained_per_second`: jobs that ended, averaged over some ten seconds.
+    `drained_per_second`: jobs that its workers can end, by what they did while they were busy.
     `latency_seconds`: by model, averaged over its last calls.
     """
 

@@ -76,11 +76,12 @@ class _Load:
         if len(self.latency) > _MODELS:
             del self.latency[next(iter(self.latency))]
 
-    def average(self, elapsed: float) -> None:
+    def average(self, elapsed: float, *, busy: bool) -> None:
+        """How fast jobs end says what a worker can do only while it is `busy` with as many as it takes."""
         rate, self.ended = self.ended / elapsed, 0
-        self.drained_per_second += (1 - math.exp(-elapsed / _AVERAGED_SECONDS)) * (
-            rate - self.drained_per_second
-        )
+        if busy and (rate or self.drained_per_second):
+            weight = 1 - math.exp(-elapsed / _AVERAGED_SECONDS) if self.drained_per_second else 1.0
+            self.drained_per_second += weight * (rate - self.drained_per_second)
 
 
 class ConditionsWriter:
@@ -118,13 +119,14 @@ class ConditionsWriter:
         self._written_at = now
         self._turn += 1
         clean = int(self._turn % _CLEAN_EVERY == 1)
+        free = self._free()
         fields: dict[str, str | bytes] = {}
         for provider, load in self._loads.items():
-            load.average(elapsed)
+            load.average(elapsed, busy=free <= 0)
             fields[provider] = orjson.dumps(
                 {
                     "slots": self._slots,
-                    "free": self._free(),
+                    "free": free,
                     "drained_per_second": round(load.drained_per_second, 3),
                     "latency": {model: round(seconds, 3) for model, seconds in load.latency.items()},
                 }
@@ -268,12 +270,19 @@ def _condition(loads: Sequence[dict[str, Any]], lanes: Sequence[LaneDepth]) -> P
     for load in loads:
         for model, seconds in load["latency"].items():
             latencies.setdefault(model, []).append(seconds)
+    slots = sum(load["slots"] for load in loads)
+    drained = sum(load["drained_per_second"] for load in loads)
+    averages = {model: sum(found) / len(found) for model, found in latencies.items()}
+    if averages and any(load["free"] for load in loads):
+        # Not all are busy, so what they end is what they get. They can do at least this.
+        drained = max(drained, slots * len(averages) / max(sum(averages.values()), 0.001))
     return ProviderCondition(
         queued=sum(lane.queued for lane in lanes),
         in_flight=sum(lane.in_flight for lane in lanes),
-        slots=sum(load["slots"] for load in loads),
-        drained_per_second=sum(load["drained_per_second"] for load in loads),
-        latency_seconds={model: sum(found) / len(found) for model, found in latencies.items()},
+        slots=slots,
+        drained_per_second=drained,
+        latency_seconds=averages,
+        queued_in={lane.lane: lane.queued for lane in lanes},
     )
 
 

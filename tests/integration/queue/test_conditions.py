@@ -9,6 +9,7 @@ import pytest
 from shared import keyspace
 from shared.clock import ManualClock
 from shared.domain.conditions import UNKNOWN, BreakerState
+from shared.domain.job import Lane
 from shared.queue.conditions import STALE_SECONDS, Conditions, ConditionsWriter
 from shared.queue.news import BreakerNews, PauseNews, tell
 from shared.queue.redis_link import RedisLink
@@ -35,9 +36,9 @@ def conditions(link: RedisLink, clock: ManualClock) -> Conditions:
 
 
 def a_writer(
-    link: RedisLink, clock: ManualClock, name: str = "worker", *, slots: int = 8
+    link: RedisLink, clock: ManualClock, name: str = "worker", *, slots: int = 8, free: int = 0
 ) -> ConditionsWriter:
-    return ConditionsWriter(link, name, [PROVIDER], slots=slots, free=lambda: 2, clock=clock)
+    return ConditionsWriter(link, name, [PROVIDER], slots=slots, free=lambda: free, clock=clock)
 
 
 def breaker(state: BreakerState, seconds: float = 0, *, credential: str = "default") -> BreakerNews:
@@ -70,19 +71,47 @@ async def test_slots_rates_and_latencies_of_all_workers_come_together(
     assert found.latency_seconds == {"gpt": pytest.approx(2)}
 
 
-async def test_a_rate_follows_within_some_ten_seconds(
+async def test_a_rate_is_known_at_once_and_follows_within_some_ten_seconds(
     link: RedisLink, clock: ManualClock, conditions: Conditions
 ) -> None:
     writer = a_writer(link, clock)
-    for _ in range(10):
-        for _ in range(20):
+
+    async def a_second(ended: int) -> float:
+        for _ in range(ended):
             writer.note_end(PROVIDER, "gpt", 1.0, ok=True)
         clock.advance(1)
+        await writer.write()
+        await conditions.look()
+        return conditions[PROVIDER].drained_per_second
+
+    assert await a_second(20) == 20
+    assert 15 < await a_second(0) <= 20
+    for _ in range(10):
+        rate = await a_second(4)
+    assert 4 < rate < 11
+
+
+async def test_what_workers_end_that_have_little_to_do_says_nothing_of_what_they_can(
+    link: RedisLink, clock: ManualClock, conditions: Conditions
+) -> None:
+    writer = a_writer(link, clock, slots=8, free=7)
+    for _ in range(30):
+        writer.note_end(PROVIDER, "gpt", 0.5, ok=True)
+        clock.advance(10)
         await writer.write()
 
     await conditions.look()
 
-    assert 10 < conditions[PROVIDER].drained_per_second < 15
+    assert conditions[PROVIDER].drained_per_second == pytest.approx(16)
+
+
+async def test_jobs_ahead_are_those_of_higher_lanes(link: RedisLink, conditions: Conditions) -> None:
+    queue = Queue(link, QueueSettings())
+    await queue.enqueue(a_job(), a_job(), a_job(lane=Lane.STANDARD), a_job(lane=Lane.BATCH))
+
+    await conditions.look()
+
+    assert [conditions[PROVIDER].ahead_of(lane) for lane in Lane] == [0, 2, 3]
 
 
 async def test_a_worker_that_leaves_or_fell_silent_is_not_counted(
