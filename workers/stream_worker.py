@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import arq
 from arq.connections import ArqRedis
@@ -33,6 +33,8 @@ RunJob = Callable[[dict[str, Any], Delivery], Coroutine[Any, Any, None]]
 
 _READER = "reader"
 _LEFT_OUT_MS = 50
+
+_T = TypeVar("_T")
 
 
 class StreamWorker(arq.Worker):
@@ -236,18 +238,13 @@ class StreamWorker(arq.Worker):
 
         Awaited to its end in any case: what a cancelled read had fetched would be stranded.
         """
-        task = asyncio.ensure_future(taking)
-        cancelled = False
-        while not task.done():
-            try:
-                await asyncio.wait({task})
-            except asyncio.CancelledError:
-                cancelled = True
-        found = task.result()
+        found, cancelled = await _to_its_end(taking)
         kept = 0 if cancelled else max(0, self._free)
         for delivery in found[:kept]:
             start(delivery)
-        await self._release(found[kept:])
+        if surplus := found[kept:]:
+            _, cancelled_later = await _to_its_end(self._release(surplus))
+            cancelled |= cancelled_later
         if cancelled:
             raise asyncio.CancelledError
         return len(found)
@@ -285,3 +282,15 @@ class StreamWorker(arq.Worker):
                 logger.opt(exception=error).error("job task died", job_id=delivery.job_id)
 
         task.add_done_callback(done)
+
+
+async def _to_its_end(work: Coroutine[Any, Any, _T]) -> tuple[_T, bool]:
+    """What came of it, and whether this was cancelled meanwhile."""
+    task = asyncio.ensure_future(work)
+    cancelled = False
+    while not task.done():
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError:
+            cancelled = True
+    return task.result(), cancelled
