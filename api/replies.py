@@ -135,7 +135,24 @@ class Reply:
 
     def pending_events(self) -> bool:
         """Whether `next_events` has something to say without waiting."""
-        return self.behind or bool(self._batches) or self.error is not None or self.result is not None
+        return self.behind or self._is_told
+
+    async def begun(self, *, within_seconds: float) -> None:
+        """Until there is a first event, a result or an error, or this time is over.
+
+        Raises JobLost when the log is gone, QueueUnavailable.
+        """
+        give_up_at = self.registered_at + within_seconds
+        while time.monotonic() < give_up_at:
+            if self.behind and not self._batches:
+                await self._read_log()
+            if self._is_told:
+                return
+            await self.wait()
+
+    @property
+    def _is_told(self) -> bool:
+        return bool(self._batches) or self.error is not None or self.result is not None
 
     async def next_events(self) -> tuple[bytes, ...] | None:
         """The next events; () when woken with nothing new; None at the end of a good stream.
@@ -143,10 +160,6 @@ class Reply:
         Raises what stopped the wait, or why the job failed.
         """
         while True:
-            if self.behind:
-                events = await self._from_log()
-                if events:
-                    return events
             while self._batches:
                 batch = self._batches.popleft()
                 self._buffered -= sum(map(len, batch.events))
@@ -157,6 +170,7 @@ class Reply:
                     break
                 return self._take(batch)
             if self.behind:
+                await self._read_log()
                 continue
             if self.result is not None:
                 if self.result.last > self.seen:
@@ -176,20 +190,18 @@ class Reply:
         self.seen = batch.last
         return events
 
-    async def _from_log(self) -> tuple[bytes, ...]:
+    async def _read_log(self) -> None:
+        """The next page of the log goes before what was buffered; behind until a page is empty."""
         ended = self.result
         # Hints that arrive while the log is read are in the log as well, or come after it.
         self.behind = False
-        page = await self._producer.events_after(self.job.id, self.seen)
-        events: list[bytes] = []
-        for batch in page:
-            if batch.last > self.seen:
-                events += self._take(batch)
-        if events:
+        page = [b for b in await self._producer.events_after(self.job.id, self.seen) if b.last > self.seen]
+        if page:
+            self._batches.extendleft(reversed(page))
+            self._buffered += sum(sum(map(len, batch.events)) for batch in page)
             self.behind = True
         elif ended is not None and ended.last > self.seen:
             raise JobLost("The event log of this stream is gone.")
-        return tuple(events)
 
 
 class Replies:

@@ -232,9 +232,7 @@ async def _run(
 
 async def _hold_for_first_event(reply: Reply, seconds: float) -> None:
     """Status 200 is a promise: an error that comes first is still told with its own status."""
-    give_up_at = reply.registered_at + seconds
-    while not reply.pending_events() and time.monotonic() < give_up_at:
-        await reply.wait()
+    await reply.begun(within_seconds=seconds)
     if reply.error is not None:
         raise reply.error
     result = reply.result
