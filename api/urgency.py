@@ -33,7 +33,8 @@ def budget_ms(headers: Headers, document: dict[str, Any], *, most_seconds: float
 
     The header X-Request-Timeout wins (`2.5`, `2.5s` or `2500ms`), then that field, then the timeout
     of an official client, which would not read an answer that comes later. (Of a stream it is the
-    longest silence, so it does not count.) Never more than the setting. Raises InvalidRequest.
+    longest silence, so it does not count; nor does it with an Idempotency-Key, whose caller will ask
+    again for what it did not wait for.) Never more than the setting. Raises InvalidRequest.
     """
     wish = document.pop("timeout_seconds", None)
     if DEADLINE in headers:
@@ -48,7 +49,8 @@ def budget_ms(headers: Headers, document: dict[str, Any], *, most_seconds: float
             raise InvalidRequest("timeout_seconds must be a number above 0.", param="timeout_seconds")
         seconds = float(wish)
     else:
-        patience = [_seconds(headers[name]) for name in _SDK_PATIENCE if name in headers and not stream]
+        counts = not stream and "idempotency-key" not in headers
+        patience = [_seconds(headers[name]) for name in _SDK_PATIENCE if name in headers and counts]
         seconds = min((s for s in patience if s is not None), default=most_seconds)
     return max(1, int(min(seconds, most_seconds) * 1000))
 
