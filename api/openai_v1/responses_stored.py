@@ -49,7 +49,8 @@ async def find(response_id: str, principal: Principal, via: Broker) -> StoredRes
     """Raises NotFound."""
     job_id = job_id_of(response_id)
     stored = None if job_id is None else await via.producer.stored(job_id, principal.account)
-    if stored is not None and stored.job.kind is JobKind.RESPONSES:
+    # Of a response that is not to be stored the body goes when it ends.
+    if stored is not None and stored.job.kind is JobKind.RESPONSES and stored.job.body:
         request: Fields = orjson.loads(stored.job.body)
         if request.get("store") is not False:
             return StoredResponse(stored, request)
