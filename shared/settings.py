@@ -93,8 +93,8 @@ class QueueSettings(_Group):
     retry_reserve: PositiveInt = 10
     """Retries at a provider allowed in any ten seconds besides."""
     max_wait_seconds: PositiveFloat = 60.0
-    """Longest time in all that a job is put aside because its provider takes no calls: it limits their
-    rate, or its breaker is open. Then the job moves on, or fails."""
+    """How long a job waits for a provider that takes no calls, as it limits their rate or its breaker is
+    open. Then the job moves on, or fails. Jobs of the batch lane wait until their deadline."""
     dead_retain_seconds: PositiveFloat = 604_800.0
     """How long a job that was set aside can be read and run again."""
     unserved_seconds: PositiveFloat = 60.0

@@ -26,10 +26,14 @@ def full_jitter(attempt: int, *, base: float, cap: float, rng: Random) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """Try the same target again after `delay_seconds`. `counts`: a call failed, so an attempt is spent."""
+    """Try the same target again after `delay_seconds`. `counts`: a call failed, so an attempt is spent.
+
+    `patient`: until the deadline if need be, as the target is well and only takes few calls at once.
+    """
 
     delay_seconds: float
     counts: bool = True
+    patient: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -195,7 +195,7 @@ async def _not_now(ctx: WorkerContext, lease: Lease, progress: CallProgress, wai
     elsewhere = lease.job.next_target is not None and (
         wait.reason is WaitReason.OPEN or wait.seconds > _LONG_WAIT_SECONDS
     )
-    step = Move() if elsewhere else Retry(wait.seconds, counts=False)
+    step = Move() if elsewhere else Retry(wait.seconds, False, patient=wait.reason is WaitReason.PACED)
     await _go_on(ctx, lease, progress, _refusal_of(wait, ctx.registry.get(lease.job.target.provider)), step)
 
 
@@ -233,8 +233,10 @@ async def _go_on(
 
 
 async def _put_aside(ctx: WorkerContext, lease: Lease, error: BrokerError, step: Retry) -> bool:
-    put = ctx.consumer.retry_later if step.counts else ctx.consumer.defer
-    became = await put(lease, delay_seconds=step.delay_seconds)
+    if step.counts:
+        became = await ctx.consumer.retry_later(lease, delay_seconds=step.delay_seconds)
+    else:
+        became = await ctx.consumer.defer(lease, delay_seconds=step.delay_seconds, patient=step.patient)
     logger.info(
         _PUT_ASIDE[step.counts] if became is PutAside.DONE else "job not put aside",
         job_id=lease.job.id,

@@ -80,8 +80,7 @@ class Delivery:
 @dataclass(frozen=True, slots=True)
 class Lease:
     """The right to run a job. `attempts`: provider calls that already failed, `hop_attempts` of them
-    at this target; `deferred_ms`: how long it was put aside without a call having failed;
-    `failures`: why it left the targets before.
+    at this target; `failures`: why it left the targets before.
 
     `remaining_ms` to the deadline and `waited_ms` since enqueue, both at begin;
     `begun_at`: time.monotonic() of this process then.
@@ -96,7 +95,6 @@ class Lease:
     waited_ms: int
     begun_at: float
     hop_attempts: int = 0
-    deferred_ms: int = 0
     failures: tuple[str, ...] = ()
 
 
@@ -242,7 +240,7 @@ class Consumer:
         if answer[0] != b"run":
             return None
         _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms, *at_hop = answer
-        hop, hop_attempts, deferred_ms, failures = at_hop
+        hop, hop_attempts, failures = at_hop
         try:
             job = Job.from_wire(header, body).at(hop)
         except UnknownEnvelope:
@@ -259,7 +257,6 @@ class Consumer:
             waited_ms=waited_ms,
             begun_at=time.monotonic(),
             hop_attempts=hop_attempts,
-            deferred_ms=deferred_ms,
             failures=tuple(failures.decode().split("\n")) if failures else (),
         )
 
@@ -377,13 +374,20 @@ class Consumer:
 
     async def retry_later(self, lease: Lease, *, delay_seconds: float) -> PutAside:
         """Try again a call that failed. Raises LeaseLost."""
-        return await self._put_aside(lease, delay_seconds, call_failed=True)
+        return await self._put_aside(lease, delay_seconds, call_failed=True, patient=False)
 
-    async def defer(self, lease: Lease, *, delay_seconds: float) -> PutAside:
-        """Put the job aside, as its provider takes no calls: no attempt is counted. Raises LeaseLost."""
-        return await self._put_aside(lease, delay_seconds, call_failed=False)
+    async def defer(self, lease: Lease, *, delay_seconds: float, patient: bool = False) -> PutAside:
+        """Put the job aside, as its provider takes no calls: no attempt is counted. Raises LeaseLost.
 
-    async def _put_aside(self, lease: Lease, delay_seconds: float, *, call_failed: bool) -> PutAside:
+        A `patient` job and those of the batch lane wait until their deadline, others
+        `max_wait_seconds` from when they first had to.
+        """
+        patient = patient or lease.delivery.lane is Lane.BATCH
+        return await self._put_aside(lease, delay_seconds, call_failed=False, patient=patient)
+
+    async def _put_aside(
+        self, lease: Lease, delay_seconds: float, *, call_failed: bool, patient: bool
+    ) -> PutAside:
         delivery = lease.delivery
         answer = await self._insist(
             "retry_later",
@@ -400,7 +404,7 @@ class Consumer:
             "1" if call_failed else "",
             _RETRY_PRICE,
             self._settings.retry_reserve,
-            int(self._settings.max_wait_seconds * 1000),
+            "" if patient else int(self._settings.max_wait_seconds * 1000),
             within_seconds=_seconds_left(lease),
         )
         if answer == 0:

@@ -4,13 +4,13 @@
 -- ARGV: id, entry, token of this delivery, consumer, max_deliveries, inline_max, window, cap,
 --       dead_retain_ms, what each call adds to the retry budget, most that budget holds
 -- Returns {'run', fence, header, body, attempts, deliveries, remaining_ms, waited_ms, hop, hop_attempts,
---          deferred_ms, failures}
+--          failures}
 --       | {'gone'} | {'stale'} | {'done'} | {'elsewhere'} | {'expired'} | {'dead'} | {'interrupted'}
 --       | {'cancelled'}
 refill(KEYS[2], KEYS[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
 local keys = {job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]}
 local f = redis.call('HMGET', KEYS[1], 'state', 'entry', 'fence', 'deliveries', 'deadline', 'created',
-  'attempts', 'holder', 'header', 'body', 'cancel', 'hop', 'hop_attempts', 'deferred', 'failures')
+  'attempts', 'holder', 'header', 'body', 'cancel', 'hop', 'hop_attempts', 'failures')
 local state = f[1]
 if not state then
   drop_entry(KEYS[2], ARGV[2])
@@ -71,4 +71,4 @@ if not (state == 'running' and f[8] == ARGV[3]) then
   end
 end
 return {'run', fence, f[9], f[10], tonumber(f[7]), deliveries, remaining, now - tonumber(f[6]),
-  tonumber(f[12] or 0), tonumber(f[13] or 0), tonumber(f[14] or 0), f[15] or ''}
+  tonumber(f[12] or 0), tonumber(f[13] or 0), f[14] or ''}

@@ -10,7 +10,7 @@
 --   hop, hop_attempts  how many targets of its plan it left behind; failed calls at the one it is at
 --   failures           why it left each of these, a line each
 --   attempts           calls a provider refused or failed, each followed by a retry or a move
---   deferred           ms it was put aside without a call having failed: paused, no permit, breaker open
+--   aside_since        when it was first put aside at this target without a call having failed (ms)
 --   deliveries         times handed to a worker that did not give it back: its own deaths, at most
 --   created, deadline  ms of Redis TIME; retain: ms to keep it once it ended
 --   account, print     its owner; fingerprint of an idempotent request, or ''

@@ -23,5 +23,6 @@ end
 take_off(KEYS[1], KEYS[2], 'state', 'queued', 'holder', '', 'hop', ARGV[3], 'hop_attempts', 0,
   'backlog', KEYS[4], 'failures', f[8] and (f[8] .. '\n' .. ARGV[7]) or ARGV[7],
   'deliveries', math.max(tonumber(f[5]) - 1, 0))
+redis.call('HDEL', KEYS[1], 'aside_since')
 push(KEYS[1], ARGV[1], KEYS[3], KEYS[4], f[6], tonumber(f[7] or 1), tonumber(ARGV[5]), tonumber(ARGV[6]))
 return 1

@@ -2,10 +2,10 @@
 -- Put a running job aside until it is due; frees the worker's slot.
 -- KEYS: job, lane, delayed, retries
 -- ARGV: id, fence, delay_ms, lane name, '1' when a call failed, what a retry takes from the retry budget,
---       retries allowed in any ten seconds beside it, most ms to put aside jobs of which no call failed
+--       retries allowed in any ten seconds beside it, most ms from when no call failed first, or ''
 -- Returns 1 put aside (also when replayed), 0 refused, 2 its deadline comes first: finish it instead,
 --       3 the fleet has no retry to spare, 4 it was put aside for long enough
-local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'deferred')
+local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'aside_since')
 if f[2] ~= ARGV[2] then
   return 0
 end
@@ -38,10 +38,13 @@ if ARGV[5] == '1' then
   redis.call('HINCRBY', KEYS[1], 'attempts', 1)
   redis.call('HINCRBY', KEYS[1], 'hop_attempts', 1)
 else
-  if tonumber(f[6] or 0) + delay > tonumber(ARGV[8]) then
-    return 4
+  local since = tonumber(f[6] or due - delay)
+  if ARGV[8] ~= '' then
+    if due - since > tonumber(ARGV[8]) then
+      return 4
+    end
+    redis.call('HSET', KEYS[1], 'aside_since', int(since))
   end
-  redis.call('HINCRBY', KEYS[1], 'deferred', delay)
 end
 -- This delivery ended with its worker alive, so it does not count towards poison.
 take_off(KEYS[1], KEYS[2], 'state', 'queued', 'holder', '', 'deliveries', math.max(tonumber(f[5]) - 1, 0))

@@ -6,6 +6,7 @@ import pytest
 from redis.exceptions import RedisError
 
 from shared import keyspace
+from shared.domain.job import Lane
 from shared.queue.consumer import Consumer, PutAside
 from shared.queue.delays import Delays
 from tests.integration.queue.support import PROVIDER, Queue, a_job
@@ -74,3 +75,25 @@ async def test_while_no_scheduler_lives_workers_promote_what_they_serve(queue: Q
     assert await delays.promote_unscheduled([OTHER]) == 1
 
     assert await queue.link.execute("XLEN", lane) == 1
+
+
+@pytest.mark.parametrize(
+    ("lane", "patient", "becomes"),
+    [
+        (Lane.INTERACTIVE, False, PutAside.WAITED_ENOUGH),
+        (Lane.INTERACTIVE, True, PutAside.DONE),
+        (Lane.BATCH, False, PutAside.DONE),
+    ],
+)
+async def test_a_job_waits_so_long_for_its_provider_and_a_batch_job_until_its_deadline(
+    queue: Queue, lane: Lane, patient: bool, becomes: PutAside
+) -> None:
+    consumer = Consumer(queue.link, queue.settings, "refused", [PROVIDER])
+    await consumer.create_groups()
+    await queue.enqueue(a_job(lane=lane, budget_ms=600_000))
+    lease = await queue.lease(consumer)
+
+    longer = queue.settings.max_wait_seconds + 1
+    assert await consumer.defer(lease, delay_seconds=longer, patient=patient) is becomes
+    if becomes is PutAside.DONE:
+        assert await consumer.defer(lease, delay_seconds=longer, patient=patient) is PutAside.DONE  # a replay
