@@ -12,7 +12,7 @@ from tests.fakes.provider import ScriptedProvider
 BROKER_VARIABLE: Final = "HEADRACE_TEST_BROKER"
 """Where the run with the older client finds the broker of the run that started it."""
 
-HOLD_SECONDS: Final = 2.0
+HOLD_SECONDS: Final = 2.5
 HEARTBEAT_SECONDS: Final = 0.1
 REQUEST_TIMEOUT_SECONDS: Final = 8.0
 
@@ -21,13 +21,15 @@ SETTINGS: Final = {
     "HEADRACE_API__HEARTBEAT_SECONDS": str(HEARTBEAT_SECONDS),
     "HEADRACE_API__REQUEST_TIMEOUT_SECONDS": str(REQUEST_TIMEOUT_SECONDS),
     "HEADRACE_API__DISCONNECT_GRACE_SECONDS": "0.2",
-    # A provider that limits our rate for ever is told of after this.
     # What one test makes a provider do is no reason to leave it alone in the next.
     "HEADRACE_WORKER__PAUSE_BASE_SECONDS": "0.01",
     "HEADRACE_WORKER__PAUSE_CAP_SECONDS": "0.05",
     "HEADRACE_BREAKER__FAIL_MAX": "1000000",
     "HEADRACE_BREAKER__WINDOW_CALLS": "1000000",
-    "HEADRACE_QUEUE__MAX_WAIT_SECONDS": "0.3",
+    "HEADRACE_QUEUE__RETRY_BUDGET_PERCENT": "100000",
+    # A provider that limits our rate for ever is told of after this: later than any Retry-After here
+    # has passed, and while a stream's status is still held.
+    "HEADRACE_QUEUE__MAX_WAIT_SECONDS": "1.5",
     # Away long enough that a frozen Redis is not taken for a dead worker.
     "HEADRACE_QUEUE__LEASE_IDLE_SECONDS": "20",
 }

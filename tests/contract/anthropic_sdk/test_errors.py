@@ -176,7 +176,6 @@ def test_a_broker_that_is_not_there_is_a_connection_error() -> None:
     ("cue", "raises", "calls"),
     [
         ({"status": 500}, anthropic.InternalServerError, 3),
-        ({"status": 429}, anthropic.RateLimitError, 3),
         ({"status": 400}, anthropic.BadRequestError, 1),
     ],
     ids=str,
@@ -195,6 +194,20 @@ async def test_what_the_broker_tried_enough_the_client_does_not_try_again(
 
     assert raised.value.response.headers.get("x-should-retry", "false") == "false"
     assert len(await provider.calls()) == calls
+
+
+async def test_a_rate_limit_that_stays_is_waited_out_by_the_broker_and_not_by_the_client(
+    async_client: anthropic.AsyncAnthropic, provider: ScriptedProvider
+) -> None:
+    patient = async_client.with_options(max_retries=2)
+
+    with pytest.raises(anthropic.RateLimitError) as raised:
+        await patient.messages.create(model=ANTHROPIC, max_tokens=50, messages=script(status=429))
+
+    assert raised.value.response.headers.get("x-should-retry", "false") == "false"
+    calls = await provider.calls()
+    assert len(calls) > 1
+    assert len({call.job for call in calls}) == 1
 
 
 def test_an_overloaded_provider_says_when_to_come_back(client: anthropic.Anthropic) -> None:

@@ -268,10 +268,9 @@ def test_a_stream_cut_short_never_looks_whole(client: openai.OpenAI, model: str,
     if "cut" in how:
         cue["cut_after_chunks"] = 2
     heard = Heard()
-    stream = client.chat.completions.create(model=model, messages=script(**cue), stream=True)
 
     with pytest.raises(openai.APIError) as raised:
-        hear(stream, heard)
+        hear(client.chat.completions.create(model=model, messages=script(**cue), stream=True), heard)
 
     assert raised.value.code in {"provider_unavailable", "invalid_response"}
     assert "one two three".startswith(heard.text)

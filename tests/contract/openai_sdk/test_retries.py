@@ -21,7 +21,6 @@ pytestmark = pytest.mark.xdist_group("contract")
     [
         ({"status": 500}, openai.InternalServerError, 3),
         ({"status": 503}, openai.InternalServerError, 3),
-        ({"status": 429}, openai.RateLimitError, 3),
         ({"status": 401}, openai.InternalServerError, 1),
         ({"status": 400}, openai.BadRequestError, 1),
         ({"status": 422}, openai.UnprocessableEntityError, 1),
@@ -43,6 +42,20 @@ async def test_what_the_broker_tried_enough_the_client_does_not_try_again(
     assert raised.value.response.headers.get("x-should-retry", "false") == "false"
     assert raised.value.response.request.headers["x-stainless-retry-count"] == "0"
     assert len(await provider.calls()) == calls
+
+
+async def test_a_rate_limit_that_stays_is_waited_out_by_the_broker_and_not_by_the_client(
+    async_client: openai.AsyncOpenAI, provider: ScriptedProvider
+) -> None:
+    patient = async_client.with_options(max_retries=2)
+
+    with pytest.raises(openai.RateLimitError) as raised:
+        await patient.chat.completions.create(model=OPENAI, messages=script(status=429))
+
+    assert raised.value.response.headers.get("x-should-retry", "false") == "false"
+    calls = await provider.calls()
+    assert len(calls) > 1
+    assert len({call.job for call in calls}) == 1
 
 
 async def test_a_hiccup_of_the_provider_is_not_heard_of(
