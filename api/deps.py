@@ -19,6 +19,7 @@ from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
 from shared.queue.dead_letters import DeadLetters
+from shared.queue.job_status import JobStatuses
 from shared.queue.presence import Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
@@ -32,6 +33,7 @@ class Broker:
     link: RedisLink
     producer: Producer
     dead_letters: DeadLetters
+    job_statuses: JobStatuses
     replies: Replies
     presence: Presence
     registry: Registry

@@ -48,6 +48,7 @@ from shared.queue.conditions import Conditions
 from shared.queue.dead_letters import DeadLetters
 from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
+from shared.queue.job_status import JobStatuses
 from shared.queue.links import open_link
 from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
@@ -95,6 +96,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             link=link,
             producer=producer,
             dead_letters=DeadLetters(link, settings.queue, registry.profiles),
+            job_statuses=JobStatuses(link, settings.queue),
             replies=replies,
             presence=presence,
             registry=registry,
