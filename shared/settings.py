@@ -99,7 +99,7 @@ class QueueSettings(_Group):
     """How long a job that was set aside can be read and run again."""
     unserved_seconds: PositiveFloat = 60.0
     """How long no worker may have served a provider before its requests answer 503."""
-    retain_seconds: PositiveFloat = 3600.0
+    retain_seconds: PositiveFloat = 600.0
     """How long a finished job, its result and its event log can be read again."""
     recheck_seconds: PositiveFloat = 2.0
     """Every how long a waiting caller's job is looked up, in case a hint was lost."""
