@@ -60,7 +60,10 @@ class Releases:
 
     def _code(self, release: str) -> dict[str, str]:
         path = self.paths[release]
-        return {"PYTHONPATH": path} if path else {}
+        if not path:
+            return {}
+        unknown = self.broker.environment().keys() - previous_release.variables(Path(path))
+        return {**{name: "" for name in unknown if name.startswith("HEADRACE_")}, "PYTHONPATH": path}
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +74,8 @@ def stack(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> It
         workers=0,
         schedulers=0,
         database_template=sqlite_template,
-        settings=SHORT,
+        # Every other job is refused once here: more than a fleet should retry.
+        settings={**SHORT, "HEADRACE_QUEUE__RETRY_BUDGET_PERCENT": "1000"},
     )
     releases = Releases(broker, {"old": str(old), "new": ""})
     start_apart(releases)

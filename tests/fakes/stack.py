@@ -388,7 +388,9 @@ class Stack:
         name = f"{kind}-{self._started}"
         log = self._logs / f"{name}.log"
         with log.open("ab") as output:
-            popen = _popen(_command(kind), {**self.environment(), **settings}, self.folder, output)
+            # Empty is as good as unset, which a release that does not know the variable insists on.
+            environment = {name: v for name, v in {**self.environment(), **settings}.items() if v}
+            popen = _popen(_command(kind), environment, self.folder, output)
         self._watcher.guard(popen.pid)
         process = Process(name, popen, log, port)
         self._all.append(process)
