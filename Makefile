@@ -19,7 +19,7 @@ run: $(VENV)/.runtime ## Start the broker on its embedded default, with nothing 
 
 test: $(VENV)/.dev $(CLIENTS) ## Run the whole test suite on real servers
 	$(BIN)/python -m pytest -n 2 --dist loadfile --ignore tests/chaos $(ARGS)
-	$(BIN)/python -m pytest tests/chaos $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/chaos $(ARGS)
 
 check: $(VENV)/.dev ## Lint, formatting, types and import contracts
 	$(BIN)/ruff check .
@@ -35,7 +35,7 @@ bench: $(VENV)/.dev ## Measure throughput, latency and CPU per request
 	$(BIN)/python -m bench $(ARGS)
 
 chaos: $(VENV)/.dev ## Kill processes under load and check that nothing is lost
-	$(BIN)/python -m pytest tests/chaos -m chaos -q $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile tests/chaos -m chaos -q $(ARGS)
 
 lock: $(VENV)/.dev ## Resolve the lock files anew (hashes, no index addresses)
 	$(BIN)/uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.txt $(ARGS)
