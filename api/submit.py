@@ -189,6 +189,7 @@ async def _run(
             twins=twins_digest,
             drained_per_second=condition.drained_per_second,
             ahead=condition.ahead_of(job.lane),
+            call_seconds=condition.latency_seconds.get(job.target.model, 0.0),
         )
         departure.accepted = True
         replayed = False

@@ -189,6 +189,7 @@ class TooManyWaiting(RateLimited):
     """The account's own jobs fill its share of the queue."""
 
     code = "too_many_waiting"
+    retryable = True
 
 
 class Overloaded(BrokerError):

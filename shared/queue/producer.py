@@ -90,13 +90,15 @@ class Producer:
         twins: str | None = None,
         drained_per_second: float = 0.0,
         ahead: int = 0,
+        call_seconds: float = 0.0,
     ) -> Accepted:
         """Accepted once this returns. A job id that is known already is attached to, not run again.
 
         `reader`: token of the request that waits; `keep`: run to the end, also when all readers left.
         `store`: keep its body as long as its result. `cost`: what its tenant's turn pays, in tokens.
         `twins`: digest that identical jobs share, of an id `new_id_beside` it; one in flight is joined.
-        `drained_per_second` by all workers of its provider, 0 if unknown; `ahead`: jobs in higher lanes.
+        `drained_per_second` by all workers of its provider, 0 if unknown; `ahead`: jobs in higher lanes;
+        `call_seconds`: what the call takes once it began, 0 if unknown.
 
         Raises QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, or IdempotencyMismatch when the
         id was used for another body.
@@ -132,6 +134,7 @@ class Producer:
             settings.tenant_max_waiting,
             int(drained_per_second * 1000 / settings.shards),
             ahead,
+            int(call_seconds * 1000),
         )
         status = answer[0]
         if status == b"queued":
@@ -304,7 +307,7 @@ def _refusal(answer: list[Any], provider: str, drained_per_second: float, budget
     if status == b"hopeless":
         excess = (int(answer[1]) - budget_ms) / 1000
         return (TooManyWaiting if answer[2] else WaitTooLong)(
-            f"The jobs that wait for {provider} take about {int(answer[1]) / 1000:.0f} s, "
+            f"The jobs that wait for {provider} take about {int(answer[1]) / 1000:.1f} s, "
             f"longer than the {budget_ms / 1000:g} s this request allows.",
             retry_after_seconds=honest_wait(excess),
         )

@@ -3,7 +3,8 @@
 -- ARGV: id, header, body, account, budget_ms, retain_ms, max_entries, reply channel, fingerprint,
 --       token of the reader, '1' to keep the job without readers, '1' to store its body once it ended,
 --       cost, window, cap of the tenant's jobs in flight, max_waiting of the tenant,
---       how many jobs its provider ends in 1,000 s (0 = unknown), jobs ahead in higher lanes
+--       how many jobs its provider ends in 1,000 s (0 = unknown), jobs ahead in higher lanes,
+--       ms that the call itself takes (0 = unknown)
 -- Returns {'queued'} | {'queued', position, wait_ms} | {'attached', state} | {'joined', id} | {'conflict'}
 --       | {'full', entries} | {'tenant_full', waiting} | {'hopeless', wait_ms, '1' if of the tenant's own making}
 local f = redis.call('HMGET', KEYS[1], 'state', 'print', 'reply', 'readers')
@@ -46,9 +47,12 @@ if waiting > 0 then
   position = ahead + math.min(waiting, mine * others) + 1
   if rate > 0 then
     wait_ms = position * 1000000 / rate
-    if wait_ms > budget then
+    -- Calls differ: one that mostly takes longer than this caller waits may still be tried. And
+    -- estimates are off by a tenth or so: an early refusal is better than a late one.
+    local most = 0.9 * (budget - math.min(tonumber(ARGV[19]), budget / 2))
+    if wait_ms > most then
       local alone_ms = (ahead + 1) * 1000000 / rate
-      return {'hopeless', int(wait_ms), alone_ms <= budget and '1' or ''}
+      return {'hopeless', int(wait_ms + budget - most), alone_ms <= most and '1' or ''}
     end
   end
 elseif entries >= tonumber(ARGV[7]) then
