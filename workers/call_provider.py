@@ -198,7 +198,7 @@ async def call_provider(
 
 def _completed(answer: Answer, progress: CallProgress) -> Completed:
     progress.usage, progress.finish_reason = answer.usage, answer.finish_reason
-    progress.text_chars = len(answer.body)
+    progress.text_chars = answer.text_chars
     return Completed(body=answer.body)
 
 

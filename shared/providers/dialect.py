@@ -55,11 +55,15 @@ class ProviderRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """`body`: JSON in the form of the job's kind. `usage` is None when the provider did not say."""
+    """`body`: JSON in the form of the job's kind. `usage` is None when the provider did not say.
+
+    `text_chars`: characters of content, tool arguments and reasoning, for an estimate. Needed only then.
+    """
 
     body: bytes
     usage: Usage | None
     finish_reason: str | None
+    text_chars: int = 0
 
 
 class StreamDecoder(Protocol):

@@ -16,6 +16,7 @@ from shared.providers import refusals
 from shared.providers.limits import read_limits
 from shared.providers.profile import Capability, ProviderProfile
 from shared.providers.registry import BUILT_IN
+from shared.providers.sse_reader import SseReader
 from tests.conformance import goldens
 
 every_provider = pytest.mark.parametrize("profile", BUILT_IN.values(), ids=BUILT_IN)
@@ -50,6 +51,23 @@ def test_a_stream_says_what_the_plain_answer_says(profile: ProviderProfile) -> N
         usage = streamed.pop("usage")
         assert streamed == goldens.plain_message(plain.body), name
         assert usage == plain.usage == goldens.usage(profile), name
+
+
+@every_provider
+def test_what_was_generated_counts_the_same_plain_and_streamed(profile: ProviderProfile) -> None:
+    codec = profile.codec(JobKind.CHAT)
+    for name in goldens.answers(profile):
+        document = orjson.loads(goldens.read(profile, f"{name}.json"))
+        del document["usage"]
+        streamed = codec.open_stream(goldens.call_of(profile, JobKind.CHAT, stream=True))
+        for event in SseReader(profile.id).feed(goldens.read(profile, f"{name}.sse") + b"\n\n"):
+            streamed.feed(event)
+
+        plain = codec.decode(orjson.dumps(document), goldens.call_of(profile, JobKind.CHAT))
+
+        assert plain.usage is None
+        # Arguments of a tool that came as text may have spaces that they lack as JSON.
+        assert plain.text_chars == pytest.approx(streamed.text_chars, abs=2 if name == "tools" else 0), name
 
 
 @every_provider

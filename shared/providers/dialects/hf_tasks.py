@@ -92,7 +92,7 @@ class Summarization:
             "model": call.target.model,
             "summary": summary,
         }
-        return Answer(orjson.dumps(told), None, None)
+        return Answer(orjson.dumps(told), None, None, len(summary))
 
     def open_stream(self, call: Call) -> StreamDecoder:
         raise not_carried_over("stream", "summaries are not streamed.")

@@ -48,7 +48,9 @@ class OpenAiChat:
         for choice in choices:
             if type(choice) is not dict or type(choice.get("message")) is not dict:
                 raise _not_a_completion(profile)
-        return Answer(body, read_usage(answer.get("usage")), _text(choices[0].get("finish_reason")))
+        usage = read_usage(answer.get("usage"))
+        chars = sum(generated_chars(choice["message"]) for choice in choices) if usage is None else 0
+        return Answer(body, usage, _text(choices[0].get("finish_reason")), chars)
 
     def open_stream(self, call: Call) -> OpenAiChatStream:
         return OpenAiChatStream(call.profile, include_usage=call.include_usage)
@@ -185,14 +187,8 @@ class OpenAiChatStream:
                 raise refusals.from_event(choice, profile=self._profile)
             self.finish_reason = _text(reason) or self.finish_reason
         delta = choice.get("delta")
-        if type(delta) is not dict:
-            return
-        for name, value in delta.items():
-            if type(value) is str:
-                if name in _TEXTS:
-                    self.text_chars += len(value)
-            elif name == "tool_calls" and type(value) is list:
-                self.text_chars += sum(map(_argument_chars, value))
+        if type(delta) is dict:
+            self.text_chars += generated_chars(delta)
 
     def _not_a_chunk(self) -> ProviderAnswerInvalid:
         return ProviderAnswerInvalid(
@@ -201,7 +197,19 @@ class OpenAiChatStream:
 
 
 _TEXTS: Final = frozenset({"content", "reasoning_content", "reasoning", "refusal"})
-"""Fields of a delta that hold generated text. vLLM from 0.11 on says `reasoning`."""
+"""Fields of a message that hold generated text. vLLM from 0.11 on says `reasoning`."""
+
+
+def generated_chars(message: dict[str, Any]) -> int:
+    """Characters that the model wrote, of a message or of a delta."""
+    chars = 0
+    for name, value in message.items():
+        if type(value) is str:
+            if name in _TEXTS:
+                chars += len(value)
+        elif name == "tool_calls" and type(value) is list:
+            chars += sum(map(_argument_chars, value))
+    return chars
 
 
 def _argument_chars(call: object) -> int:

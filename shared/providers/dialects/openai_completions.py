@@ -60,7 +60,8 @@ class _Native:
         ):
             raise invalid(call.profile, "a completion")
         reason = choices[0].get("finish_reason")
-        return Answer(body, read_usage(answer.get("usage")), reason if type(reason) is str else None)
+        chars = sum(len(choice["text"]) for choice in choices)
+        return Answer(body, read_usage(answer.get("usage")), reason if type(reason) is str else None, chars)
 
     def open_stream(self, call: Call) -> StreamDecoder:
         return _NativeStream(call.profile, include_usage=call.include_usage)

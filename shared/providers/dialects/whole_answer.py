@@ -28,7 +28,7 @@ class WholeAnswer:
         answer = self._codec.decode(event.data, self._call)
         completion = orjson.loads(answer.body)
         self.usage, self.finish_reason, self.finished = answer.usage, answer.finish_reason, True
-        self.text_chars = len(answer.body)
+        self.text_chars = answer.text_chars
         head = {name: completion[name] for name in _OF_THE_CHUNK if name in completion}
         head["object"] = "chat.completion.chunk"
         choices = completion["choices"]
@@ -74,7 +74,7 @@ def completion(call: Call, text: str, finish_reason: str | None, usage: Usage | 
     }
     if usage is not None:
         body["usage"] = usage_fields(usage)
-    return Answer(orjson.dumps(body), usage, finish_reason)
+    return Answer(orjson.dumps(body), usage, finish_reason, len(text))
 
 
 def completion_id(call: Call) -> str:

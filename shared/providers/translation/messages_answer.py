@@ -11,6 +11,7 @@ import orjson
 from shared.domain.job import JobKind
 from shared.errors import ProviderAnswerInvalid
 from shared.providers.dialect import Call
+from shared.providers.dialects.anthropic.answer import generated_chars
 from shared.providers.dialects.openai_chat import read_usage
 from shared.providers.tokens import tokens_of_body, tokens_of_chars
 
@@ -118,13 +119,6 @@ def estimated_usage(call: Call, chars: int) -> dict[str, Any]:
         "cache_read_input_tokens": 0,
         "output_tokens": tokens_of_chars(chars),
     }
-
-
-def generated_chars(content: list[Block]) -> int:
-    return sum(
-        len(block.get("text") or block.get("thinking") or orjson.dumps(block.get("input", "")))
-        for block in content
-    )
 
 
 def reasoning_of(said: Mapping[str, Any]) -> str:

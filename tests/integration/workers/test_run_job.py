@@ -6,15 +6,18 @@ import asyncio
 import random
 from dataclasses import replace
 
+import orjson
 import pytest
 
-from shared.domain.job import JobState
+from shared.domain.job import JobKind, JobState
 from shared.domain.usage import Outcome
 from shared.providers import anthropic, openai, vllm
+from shared.providers.tokens import tokens_of_chars
 from shared.queue.consumer import LeaseLost
 from shared.settings import QueueSettings
 from tests.integration.queue.support import PROVIDER, Queue, a_job
 from tests.integration.workers.raw_provider import (
+    COMPLETION,
     DONE,
     STOP_EVENT,
     STREAM_HEAD,
@@ -49,6 +52,27 @@ async def test_an_answer_goes_back_as_it_came(queue: Queue) -> None:
     assert exchange.headers["accept-encoding"] == "identity"
     ((_, settlement),) = await queue.usage()
     assert (settlement.usage.prompt_tokens, settlement.usage.completion_tokens) == (3, 2)
+
+
+@pytest.mark.parametrize("kind", [JobKind.CHAT, JobKind.RESPONSES, JobKind.MESSAGES])
+async def test_an_answer_without_usage_is_estimated_by_what_was_said_in_it(
+    queue: Queue, kind: JobKind
+) -> None:
+    request: dict[str, object] = {"model": "m", "instructions": "Be kind. " * 5_000, "input": "hi"}
+    if kind is not JobKind.RESPONSES:
+        request = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+    job = replace(a_job(body=orjson.dumps(request)), kind=kind)
+    document = orjson.loads(COMPLETION)
+    del document["usage"]
+    document["choices"][0]["logprobs"] = {"content": [{"token": "hello", "logprob": -0.1}] * 100}
+    uncounted = answer(orjson.dumps(document))
+
+    async with serving(sends(uncounted)) as provider, a_worker(queue, provider.base_url) as worker:
+        await worker.run(job)
+
+    ((_, settlement),) = await queue.usage()
+    assert settlement.usage.estimated
+    assert settlement.usage.completion_tokens == tokens_of_chars(len("hello back"))
 
 
 async def test_calls_one_after_the_other_share_a_connection(queue: Queue) -> None:

@@ -38,7 +38,21 @@ def decode_message(body: bytes, *, profile: ProviderProfile, created: int) -> An
         "choices": [{"index": 0, "message": _assistant(content), "logprobs": None, "finish_reason": reason}],
         "usage": counts.as_openai(),
     }
-    return Answer(orjson.dumps(answer), counts.usage(), reason)
+    return answer_of(orjson.dumps(answer), content, counts.usage(), reason)
+
+
+def answer_of(body: bytes, content: list[dict[str, Any]], usage: Usage | None, reason: str) -> Answer:
+    return Answer(body, usage, reason, generated_chars(content) if usage is None else 0)
+
+
+def generated_chars(content: list[dict[str, Any]]) -> int:
+    """Characters that the model wrote, the input of its tool calls among them."""
+    chars = 0
+    for block in content:
+        chars += len(_string(block.get("text"))) + len(_string(block.get("thinking")))
+        if "input" in block:
+            chars += len(orjson.dumps(block["input"]).decode())
+    return chars
 
 
 def read_message(body: bytes, profile: ProviderProfile) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from shared.domain.usage import Usage
 from shared.errors import InvalidJson, ProviderAnswerInvalid
 from shared.providers import refusals
 from shared.providers.dialect import Answer, Call, ProviderRequest
-from shared.providers.dialects.anthropic.answer import UsageCounts, finish_reason, read_message
+from shared.providers.dialects.anthropic.answer import UsageCounts, answer_of, finish_reason, read_message
 from shared.providers.dialects.anthropic.paths import messages_path
 from shared.providers.dialects.anthropic.wanted_api import take_headers
 from shared.providers.profile import ProviderProfile
@@ -30,7 +30,8 @@ class NativeMessages:
         message = read_message(body, call.profile)
         counts = UsageCounts()
         counts.add(message.get("usage"))
-        return Answer(body, counts.usage(), finish_reason(message.get("stop_reason")) or "stop")
+        reason = finish_reason(message.get("stop_reason")) or "stop"
+        return answer_of(body, message["content"], counts.usage(), reason)
 
     def open_stream(self, call: Call) -> NativeStream:
         return NativeStream(call.profile)
