@@ -209,8 +209,7 @@ def _whole(body: bytes, codec: Codec, call: Call, progress: CallProgress, *, as_
     progress.first_byte_at = time.monotonic()
     decoder = codec.open_stream(call)
     events = decoder.feed(SseEvent(data=body))
-    progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
-    progress.text_chars = decoder.text_chars
+    _note(progress, decoder)
     return Completed(tail=[*events, *decoder.end()])
 
 
@@ -299,25 +298,31 @@ async def _relay(
             for event in reader.feed(data):
                 events += decoder.feed(event)
         finally:
-            progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
-            progress.text_chars = decoder.text_chars
+            _note(progress, decoder)
             if not decoder.finished and (
                 events := opening.passes(events, says_something=decoder.text_chars > 0)
             ):
                 progress.emitted += len(events)
                 await emit(events)
         if decoder.finished:
-            return [*opening.release(), *events, *decoder.end()]
-    tail: list[bytes] = []
-    for event in reader.close():
-        tail += decoder.feed(event)
-    progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
-    if not decoder.finished and decoder.finish_reason is None:
-        if tail and not opening.is_held:
-            progress.emitted += len(tail)
-            await emit(tail)
+            break
+    else:
+        events = []
+        for event in reader.close():
+            events += decoder.feed(event)
+        _note(progress, decoder)
+    if not decoder.ended:
+        # Also after a terminal sign: proxies and servers write one behind whatever came before it.
+        if events and not opening.is_held:
+            progress.emitted += len(events)
+            await emit(events)
         raise ProviderUnavailable(f"{profile.name} cut its stream short.", provider=profile.id)
-    return [*opening.release(), *tail, *decoder.end()]
+    return [*opening.release(), *events, *decoder.end()]
+
+
+def _note(progress: CallProgress, decoder: StreamDecoder) -> None:
+    progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
+    progress.text_chars = decoder.text_chars
 
 
 class _Opening:

@@ -71,8 +71,9 @@ class StreamDecoder(Protocol):
 
     usage:         as the provider said, cumulative; None until it said
     finish_reason: of the answer, once said
-    finished:      the provider's own terminal sign was seen ([DONE], message_stop).
-                   Some end without it: a clean end of stream with a finish_reason is whole too.
+    ended:         each choice that began has said why it ends. A stream is whole only then,
+                   whatever sign it ends with; some providers give none.
+    finished:      the provider's own terminal sign was seen ([DONE], message_stop): nothing follows
     text_chars:    characters of content, tool arguments and reasoning so far, for an
                    estimate when usage is missing
     """
@@ -81,6 +82,8 @@ class StreamDecoder(Protocol):
     def usage(self) -> Usage | None: ...
     @property
     def finish_reason(self) -> str | None: ...
+    @property
+    def ended(self) -> bool: ...
     @property
     def finished(self) -> bool: ...
     @property

@@ -54,6 +54,27 @@ def test_a_stream_says_what_the_plain_answer_says(profile: ProviderProfile) -> N
 
 
 @every_provider
+def test_a_stream_is_whole_once_it_says_why_it_ends(profile: ProviderProfile) -> None:
+    codec, call = profile.codec(JobKind.CHAT), goldens.call_of(profile, JobKind.CHAT, stream=True)
+    for name in goldens.answers(profile):
+        reader = SseReader(profile.id)
+        *events, last = reader.feed(goldens.read(profile, f"{name}.sse")) + reader.close()
+        whole, cut = codec.open_stream(call), codec.open_stream(call)
+
+        for event in events:
+            whole.feed(event)
+            if not whole.ended:
+                cut.feed(event)
+        whole.feed(last)
+        if whole.finished:
+            cut.feed(last)
+
+        assert whole.ended, name
+        assert cut.finished == whole.finished
+        assert not cut.ended, name
+
+
+@every_provider
 def test_what_was_generated_counts_the_same_plain_and_streamed(profile: ProviderProfile) -> None:
     codec = profile.codec(JobKind.CHAT)
     for name in goldens.answers(profile):

@@ -124,15 +124,32 @@ def fit(request: dict[str, Any], call: Call) -> Mapping[str, str]:
 class OpenAiChatStream:
     """See `StreamDecoder`."""
 
-    __slots__ = ("_include_usage", "_profile", "finish_reason", "finished", "text_chars", "usage")
+    __slots__ = (
+        "_begun",
+        "_ended",
+        "_include_usage",
+        "_profile",
+        "finish_reason",
+        "finished",
+        "text_chars",
+        "usage",
+    )
 
     def __init__(self, profile: ProviderProfile, *, include_usage: bool) -> None:
         self._profile = profile
         self._include_usage = include_usage
+        self._begun: set[int] = set()
+        """Indexes of choices: those seen, and those of them that said why they end."""
+        self._ended: set[int] = set()
         self.usage: Usage | None = None
         self.finish_reason: str | None = None
         self.finished = False
         self.text_chars = 0
+
+    @property
+    def ended(self) -> bool:
+        # Some say more of a choice after its end: OpenRouter its usage, Azure what its filter found.
+        return bool(self._ended) and self._begun <= self._ended
 
     def feed(self, event: SseEvent) -> list[bytes]:
         data = event.data.strip()
@@ -180,12 +197,19 @@ class OpenAiChatStream:
     def _see(self, choice: Any) -> None:
         if type(choice) is not dict:
             raise self._not_a_chunk()
+        index = choice.get("index")
+        if type(index) is not int:
+            index = 0
+        self._begun.add(index)
         reason = choice.get("finish_reason")
         if reason is not None:
             if reason == "error":
                 # OpenRouter: the error may stand inside the choice.
                 raise refusals.from_event(choice, profile=self._profile)
-            self.finish_reason = _text(reason) or self.finish_reason
+            # "" is how some say null.
+            if type(reason) is str and reason:
+                self.finish_reason = reason
+                self._ended.add(index)
         delta = choice.get("delta")
         if type(delta) is dict:
             self.text_chars += generated_chars(delta)

@@ -78,6 +78,10 @@ class TgiStream:
         self.finished = False
         self.text_chars = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.finished
+
     def feed(self, event: SseEvent) -> list[bytes]:
         if not event.data.strip() or self.finished:
             return []

@@ -24,6 +24,10 @@ class WholeAnswer:
         self.finished = False
         self.text_chars = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.finished
+
     def feed(self, event: SseEvent) -> list[bytes]:
         answer = self._codec.decode(event.data, self._call)
         completion = orjson.loads(answer.body)

@@ -85,6 +85,10 @@ class TranslatedStream:
         return self._chat.finish_reason
 
     @property
+    def ended(self) -> bool:
+        return self._chat.ended
+
+    @property
     def finished(self) -> bool:
         return self._chat.finished
 

@@ -25,11 +25,11 @@ def error(status: int, *, headers: bytes = b"", body: bytes = b'{"error":{"messa
     return b"HTTP/1.1 %d No\r\n%bcontent-length: %d\r\n\r\n%b" % (status, headers, len(body), body)
 
 
-def event(content: str = "tick ", *, finish_reason: str = "null") -> bytes:
+def event(content: str = "tick ", *, finish_reason: str = "null", choice: int = 0) -> bytes:
     return (
         b'data: {"id":"c","object":"chat.completion.chunk","created":1,"model":"m","choices":'
-        b'[{"index":0,"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
-    ) % (content.encode(), finish_reason.encode())
+        b'[{"index":%d,"delta":{"content":"%b"},"finish_reason":%b}]}\n\n'
+    ) % (choice, content.encode(), finish_reason.encode())
 
 
 STOP_EVENT = event("", finish_reason='"stop"')

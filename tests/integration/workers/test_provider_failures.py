@@ -146,6 +146,19 @@ STREAMED: dict[str, tuple[Behaviour, tuple[str, str | None, int], int]] = {
     "cut mid stream": (sends(STREAM_HEAD, chunk(event() * 3)), UNAVAILABLE, 3),
     "cut mid event": (sends(STREAM_HEAD, chunk(event() + event()[:20])), UNAVAILABLE, 1),
     "ended without a sign": (sends(STREAM_HEAD, chunk(event()), chunk(b"")), UNAVAILABLE, 1),
+    # In one read, so that nothing has been passed on yet.
+    "[DONE] without a reason": (sends(STREAM_HEAD, chunk(event() + DONE), chunk(b"")), UNAVAILABLE, 0),
+    "[DONE] alone": (sends(STREAM_HEAD, chunk(DONE), chunk(b"")), UNAVAILABLE, 0),
+    "ended with one of two choices open": (
+        sends(STREAM_HEAD, chunk(event() + event(choice=1)), chunk(STOP_EVENT), chunk(b"")),
+        UNAVAILABLE,
+        3,
+    ),
+    "[DONE] with one of two choices open": (
+        sends(STREAM_HEAD, chunk(event() + event(choice=1) + STOP_EVENT + DONE), chunk(b"")),
+        UNAVAILABLE,
+        0,
+    ),
     "ended before it began": (sends(STREAM_HEAD, chunk(b"")), UNAVAILABLE, 0),
     "an event that is not JSON": (sends(STREAM_HEAD, chunk(event() + b"data: {oops\n\n")), INVALID, 1),
     "an event that is no chunk": (sends(STREAM_HEAD, chunk(event() + b"data: [1]\n\n")), INVALID, 1),
@@ -218,8 +231,18 @@ async def test_a_stream_that_fails(queue: Queue, name: str) -> None:
         (chunk(event() + STOP_EVENT + DONE),),
         (chunk(event() + STOP_EVENT), chunk(b"")),
         (chunk(event()), chunk(STOP_EVENT[:-2]), chunk(b"")),
+        (chunk(event("", finish_reason='"length"', choice=1) + STOP_EVENT), chunk(b"")),
+        # What OpenRouter tells of usage: in a choice that has ended.
+        (chunk(STOP_EVENT + event("")), chunk(DONE), chunk(b"")),
     ],
-    ids=["whole", "cut after [DONE]", "missing [DONE]", "missing [DONE] and the last blank line"],
+    ids=[
+        "whole",
+        "cut after [DONE]",
+        "missing [DONE]",
+        "missing [DONE] and the last blank line",
+        "two choices",
+        "more of a choice that ended",
+    ],
 )
 async def test_a_stream_that_says_why_it_ends_is_whole(queue: Queue, parts: tuple[bytes, ...]) -> None:
     job = a_job(stream=True)

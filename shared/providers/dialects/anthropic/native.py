@@ -100,6 +100,10 @@ class NativeStream:
         self.finished = False
         self.text_chars = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
+
     def feed(self, event: SseEvent) -> list[bytes]:
         data = event.data.strip()
         if self.finished or event.event == "ping" or not data:
@@ -125,6 +129,9 @@ class NativeStream:
             self._see_end(document)
         elif kind == "message_stop":
             self.finished = True
+            if not self.ended:
+                # Passed on, it would make a whole message of what was cut.
+                return []
         return [_as_one_line(data, kind, document)]
 
     def end(self) -> list[bytes]:

@@ -76,6 +76,10 @@ class AnthropicStream:
         self.finished = False
         self.text_chars = 0
 
+    @property
+    def ended(self) -> bool:
+        return self.finish_reason is not None
+
     def feed(self, event: SseEvent) -> list[bytes]:
         if self.finished or event.event == "ping" or not event.data:
             return []
