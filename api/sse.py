@@ -14,10 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from loguru import logger as log
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from api.error_views import stream_frame
+from api.error_views import internal_error, stream_frame
 from api.replies import Reply
 from api.responses import RawHeaders
 from shared.domain.job import Surface
@@ -90,11 +92,22 @@ class EventStream(Response):
             tail = await self._relay(send)
             await send({"type": "http.response.body", "body": tail})
         except BrokerError as error:
-            scope["state"]["error"] = error
-            frame = stream_frame(error, self._surface, self._request_id)
-            await send({"type": "http.response.body", "body": frame})
+            await self._end_with(error, scope, send)
+        except ClientDisconnect:
+            raise
+        except Exception as exc:
+            # Cut off without a word it would look like the network, and be asked for again.
+            log.opt(exception=exc).error(
+                "stream failed", request_id=self._request_id, job_id=self._reply.job.id
+            )
+            await self._end_with(internal_error(), scope, send)
         finally:
             self._on_end()
+
+    async def _end_with(self, error: BrokerError, scope: Scope, send: Send) -> None:
+        scope["state"]["error"] = error
+        frame = stream_frame(error, self._surface, self._request_id)
+        await send({"type": "http.response.body", "body": frame})
 
     async def _relay(self, send: Send) -> bytes:
         """Everything but the end of the body, which is returned."""

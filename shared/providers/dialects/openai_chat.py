@@ -170,8 +170,11 @@ class OpenAiChatStream:
             raise refusals.from_event(chunk, profile=self._profile)
 
         usage = chunk.get("usage")
-        if usage is not None:
+        if type(usage) is dict:
             self.usage = read_usage(usage) or self.usage
+        elif usage is not None:
+            chunk["usage"] = None
+            data = orjson.dumps(chunk)
         choices = chunk.get("choices")
         if not choices:
             return self._without_choices(chunk, data)
@@ -213,6 +216,9 @@ class OpenAiChatStream:
         delta = choice.get("delta")
         if type(delta) is dict:
             self.text_chars += generated_chars(delta)
+        elif delta is not None:
+            # Passed over, it would be a piece of the answer that nobody misses.
+            raise self._not_a_chunk()
 
     def _not_a_chunk(self) -> ProviderAnswerInvalid:
         return ProviderAnswerInvalid(

@@ -40,8 +40,9 @@ class WholeAnswer:
             {**head, "choices": [_said(choice, at) for at, choice in enumerate(choices)]},
             {**head, "choices": [_ended(choice, at) for at, choice in enumerate(choices)]},
         ]
-        if completion.get("usage") and self._call.include_usage:
-            chunks.append({**head, "choices": [], "usage": completion["usage"]})
+        usage = completion.get("usage")
+        if usage and type(usage) is dict and self._call.include_usage:
+            chunks.append({**head, "choices": [], "usage": usage})
         return [orjson.dumps(chunk) for chunk in chunks]
 
     def end(self) -> list[bytes]:

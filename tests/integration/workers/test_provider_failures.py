@@ -162,6 +162,11 @@ STREAMED: dict[str, tuple[Behaviour, tuple[str, str | None, int], int]] = {
     "ended before it began": (sends(STREAM_HEAD, chunk(b"")), UNAVAILABLE, 0),
     "an event that is not JSON": (sends(STREAM_HEAD, chunk(event() + b"data: {oops\n\n")), INVALID, 1),
     "an event that is no chunk": (sends(STREAM_HEAD, chunk(event() + b"data: [1]\n\n")), INVALID, 1),
+    "a delta that is no object": (
+        sends(STREAM_HEAD, chunk(event() + b'data: {"choices":[{"index":0,"delta":"tick "}]}\n\n')),
+        INVALID,
+        1,
+    ),
     "an error event": (
         sends(STREAM_HEAD, chunk(event() + b'data: {"error":{"message":"x","type":"server_error"}}\n\n')),
         UNAVAILABLE,

@@ -56,7 +56,7 @@ def generated_chars(content: list[dict[str, Any]]) -> int:
 
 
 def read_message(body: bytes, profile: ProviderProfile) -> dict[str, Any]:
-    """The message in `body`, its content a list of blocks. Raises ProviderError for anything else."""
+    """The message in `body`, its content a list of typed blocks. Raises ProviderError for anything else."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError as exc:
@@ -68,8 +68,11 @@ def read_message(body: bytes, profile: ProviderProfile) -> dict[str, Any]:
     if message.get("type") == "error" or message.get("error"):
         raise refusals.from_event(message, profile=profile)
     content = message.get("content")
-    if type(content) is not list or not all(type(block) is dict for block in content):
+    if type(content) is not list:
         raise _not_a_message(profile)
+    for block in content:
+        if type(block) is not dict or type(block.get("type")) is not str:
+            raise _not_a_message(profile)
     return message
 
 

@@ -131,9 +131,9 @@ class AnthropicStream:
 
     def _open_block(self, document: dict[str, Any]) -> list[bytes]:
         block = document.get("content_block")
-        if type(block) is not dict:
+        if type(block) is not dict or type(block.get("type")) is not str:
             raise self._invalid("is no content block")
-        kind = block.get("type")
+        kind = block["type"]
         if kind == "tool_use":
             call = _OpenCall(self._calls, block.get("input"))
             self._calls += 1
