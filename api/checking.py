@@ -26,5 +26,14 @@ def fault(path: str, problem: str) -> InvalidRequest:
     )
 
 
+def refuse_several_answers(document: Mapping[str, Any]) -> None:
+    """Raises InvalidRequest (422). For streams whose events do not say which answer they are of.
+
+    To be asked once a preset had its say.
+    """
+    if document.get("n") not in (None, 1):
+        raise fault("n", "this route streams one answer alone")
+
+
 _TAGGED: Final = frozenset({"messages"})
 """Lists whose items are told apart by a field; see `from_pydantic`."""

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from api.checking import fault
+from api.checking import fault, refuse_several_answers
 from api.default_model import OPENAI
 from api.legacy.default_target import take_plan_or_default
 from api.posted import Posted
@@ -44,6 +44,7 @@ def prompt_call(
         # Its reasoning models refuse the older name; all of its chat models know this one.
         document["max_completion_tokens"] = via.settings.openai_max_tokens
     if stream:
+        refuse_several_answers(document)
         document["stream"] = True
     return Submission(
         kind=JobKind.CHAT,

@@ -8,6 +8,7 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from api.checking import refuse_several_answers
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.named_target import take_plan
@@ -50,13 +51,19 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
     tags=["Unified"],
 )
 async def chat(request: Request) -> Response:
-    """The same request and answer for every provider; a provider's own options are passed on."""
+    """The same request and answer for every provider; a provider's own options are passed on.
+
+    A stream holds one answer: `n` above 1 is refused there.
+    """
     via = broker_of(request)
     principal = await authenticate(request, via)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
     plan = take_plan(document, JobKind.CHAT, request, principal, via)
+    stream = document.get("stream") is True
+    if stream:
+        refuse_several_answers(document)
     call = Submission(
         kind=JobKind.CHAT,
         document=document,
@@ -65,7 +72,7 @@ async def chat(request: Request) -> Response:
         fallback_on=plan.fallback_on,
         asked=plan.asked,
         surface=Surface.UNIFIED,
-        stream=document.get("stream") is True,
+        stream=stream,
         include_usage=True,
         render_body=_unified_answer,
         form=FORM,

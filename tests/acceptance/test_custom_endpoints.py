@@ -50,6 +50,11 @@ system = "You review contracts."
 defaults = {{ temperature = 0.1, max_tokens = 50 }}
 
 [[preset]]
+name = "drafts"
+model = "plain/phi-4"
+defaults = {{ n = 2 }}
+
+[[preset]]
 name = "reviews"
 model = "aws/tuned"
 system = "You review contracts."
@@ -153,6 +158,24 @@ async def test_a_preset_is_a_model_on_every_surface(
     assert sent["messages"][0] in ({"role": role, "content": SYSTEM} for role in ("system", "developer"))
     assert sent["temperature"] == 0.1
     assert 50 in (sent.get("max_tokens"), sent.get("max_completion_tokens"))
+
+
+async def test_several_answers_of_a_preset_are_not_streamed_as_one(
+    preset_stack: tuple[Stack, ModelServers],
+) -> None:
+    stack, _ = preset_stack
+    routes: dict[str, dict[str, Any]] = {
+        "/api/v1/chat": {"messages": [HELLO]},
+        "/v1/inference/stream": {"prompt": "hi"},
+    }
+    async with stack.client() as client:
+        for path, said in routes.items():
+            asked = {"model": "drafts", "stream": True, **said}
+            refused = await client.post(path, json=asked)
+            answered = await client.post(path, json={**asked, "n": 1})
+
+            assert (refused.status_code, refused.json()["error"]["details"]["param"]) == (422, "n")
+            assert answered.status_code == 200, answered.text
 
 
 async def test_presets_are_listed_as_models(preset_stack: tuple[Stack, ModelServers]) -> None:

@@ -87,6 +87,17 @@ def test_a_stream_is_deltas_and_ends_with_done(http: httpx.Client, provider: str
     assert frames[-1]["usage"]["total_tokens"] > 0
 
 
+def test_several_answers_are_told_plain_and_refused_as_a_stream(http: httpx.Client) -> None:
+    plain = http.post("/api/v1/chat", json=chat("Hello", n=2))
+    streamed = http.post("/api/v1/chat", json=chat("Hello", n=2, stream=True))
+
+    assert plain.status_code == 200
+    assert streamed.status_code == 422
+    assert error_of(streamed)["details"]["param"] == "n"
+    for one in (1, None):
+        assert events_of(http.post("/api/v1/chat", json=chat("Hello", n=one, stream=True)))[-1] == "[DONE]"
+
+
 @pytest.mark.parametrize("provider", PROVIDERS)
 def test_tool_calls_come_in_the_message_and_in_deltas(http: httpx.Client, provider: str) -> None:
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object"}}}
