@@ -84,6 +84,8 @@ class Reply:
         self.heard_at = time.monotonic()
         if isinstance(news, Result):
             self.result = self.result or news
+        elif not news.events:
+            self.behind = True
         elif not self.behind:
             self._batches.append(news)
             self._buffered += sum(map(len, news.events))

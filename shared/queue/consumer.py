@@ -326,6 +326,7 @@ class Consumer:
             first,
             first + len(events) - 1,
             b"\n".join(events),
+            self._settings.inline_result_bytes,
             within_seconds=_seconds_left(lease),
         )
         if answer == 0:

@@ -77,7 +77,10 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class EventBatch:
-    """Stream events `first`..`last` (ordinals, 1-based), each one JSON document."""
+    """Stream events `first`..`last` (ordinals, 1-based), each one JSON document.
+
+    Of a hint `events` may be empty: they are in the log.
+    """
 
     first: int
     last: int
@@ -91,6 +94,10 @@ def parse_frame(frame: bytes) -> tuple[str, Result | EventBatch]:
         job_id, ordinals, events = frame[1:].split(b"\n", 2)
         first, last = ordinals.split(b" ")
         return job_id.decode(), EventBatch(int(first), int(last), tuple(events.split(b"\n")))
+    if kind == b"E":
+        job_id, ordinals = frame[1:].split(b"\n", 1)
+        first, last = ordinals.split(b" ")
+        return job_id.decode(), EventBatch(int(first), int(last), ())
     if kind in {b"r", b"R"}:
         job_id, stream_end, head, body = frame[1:].split(b"\n", 3)
         return job_id.decode(), Result(

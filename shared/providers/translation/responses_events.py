@@ -91,7 +91,8 @@ class ResponseEvents:
         self._usage = response_usage(chunk.get("usage")) or self._usage
 
     def _begin(self) -> None:
-        started = self._response("in_progress")
+        # It echoes instructions and tools, which can be long.
+        started = orjson.Fragment(orjson.dumps(self._response("in_progress")))
         self.emit("response.created", response=started)
         self.emit("response.in_progress", response=started)
 

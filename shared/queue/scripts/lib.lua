@@ -80,7 +80,8 @@ local function last_ordinal(events)
 end
 
 -- Adds stream events first..last to the log, once, and tells the readers.
-local function append_events(events, id, first, last, payload, channels, keep_ms)
+-- Event frame: e<job>\n<first> <last>\n<a line each>; E when they are too large and must be fetched.
+local function append_events(events, id, first, last, payload, channels, keep_ms, inline_max)
   if tonumber(last_ordinal(events)) >= tonumber(last) then
     return
   end
@@ -88,7 +89,11 @@ local function append_events(events, id, first, last, payload, channels, keep_ms
   if first == '1' then
     redis.call('PEXPIRE', events, keep_ms)
   end
-  publish(channels, 'e' .. id .. '\n' .. first .. ' ' .. last .. '\n' .. payload)
+  if #payload > inline_max then
+    publish(channels, 'E' .. id .. '\n' .. first .. ' ' .. last)
+  else
+    publish(channels, 'e' .. id .. '\n' .. first .. ' ' .. last .. '\n' .. payload)
+  end
 end
 
 -- Jobs in a lane that no worker has; exact only up to `window`, as nobody needs to know more.

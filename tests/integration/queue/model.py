@@ -176,7 +176,7 @@ class Model:
         return answers
 
     def _append(self, _: Sequence[str], args: Sequence[str]) -> int:
-        job_id, fence, _, last, _ = args
+        job_id, fence, _, last, *_ = args
         job = self.jobs[job_id]
         if job.state is not JobState.RUNNING or str(job.fence) != fence:
             return 0
