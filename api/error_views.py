@@ -21,7 +21,7 @@ from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -314,4 +314,6 @@ async def _on_broker_error(request: Request, exc: Exception) -> Response:
 
 
 async def _on_exception(request: Request, exc: Exception) -> Response:
+    if isinstance(exc, ClientDisconnect):
+        raise exc  # nobody to answer; the edge notes that the caller left
     return _respond(request, internal_error())

@@ -136,12 +136,13 @@ _PREFIXES: Final = {"function_call": "fc", "function_call_output": "fco", "reaso
 
 
 def _listed(item: Fields, job_id: JobId, index: int) -> Fields:
-    kind = item.get("type") or "message"
-    own = item_id(_PREFIXES.get(kind, "msg"), job_id, f"in{index}")
+    """As it was asked, which need not have been right: one that was refused is listed too."""
+    kind = item.get("type") or ("message" if "role" in item else "item_reference")
+    own = item_id(_PREFIXES.get(str(kind), "msg"), job_id, f"in{index}")
     listed = {**item, "id": item.get("id") or own, "type": kind}
     if kind == "message":
-        listed["content"] = _parts(item["content"], said=item["role"] == "assistant")
-    if kind != "reasoning":
+        listed["content"] = _parts(item.get("content") or [], said=item.get("role") == "assistant")
+    if kind not in {"reasoning", "item_reference"}:
         listed.setdefault("status", "completed")
     return listed
 

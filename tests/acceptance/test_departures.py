@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
@@ -167,3 +168,23 @@ async def test_a_job_whose_acceptance_was_not_heard_is_stopped_at_once(fresh_sta
     await eventually(lambda: all(call.outcome for call in stack.calls()), "no call left open", within=5)
 
     assert refused.status_code == 503
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/v1/embeddings", "/v1/rerank", "/api/v1/chat"])
+async def test_a_caller_who_leaves_within_its_body_is_no_error_of_ours(stack: Stack, route: str) -> None:
+    address = urlsplit(stack.url)
+    name = f"half-{route.replace('/', '-')}"
+    _, writer = await asyncio.open_connection(address.hostname, address.port)
+    writer.write(
+        f"POST {route} HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\ncontent-type: application/json\r\n"
+        f"authorization: Bearer {stack.api_key}\r\nx-request-id: {name}\r\n\r\n{{".encode()
+    )
+    await writer.drain()
+    writer.close()
+
+    def logged() -> list[dict[str, Any]]:
+        return [event for event in stack.apis[0].events("request") if event["request_id"] == name]
+
+    await eventually(logged, "a line about it")
+    assert [event["status"] for event in logged()] == [499]
+    assert not [event for event in stack.apis[0].events("request failed") if event["request_id"] == name]
