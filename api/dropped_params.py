@@ -17,7 +17,16 @@ from shared.providers.profile import ProviderProfile
 
 ASKED: Final = "x-headrace-drop-params"
 TOLD: Final = b"x-headrace-dropped-params"
-_NEEDED: Final = frozenset({"model", "messages", "input", "prompt", "query", "documents"})
+_NEEDED: Final = frozenset({"model", "messages", "input", "query", "documents"})
+_LITTLE: Final[dict[str, Any]] = {
+    "messages": [{"role": "user", "content": "."}],
+    "input": ".",
+    "prompt": ".",
+    "documents": ["."],
+    "instructions": ".",
+    "system": ".",
+}
+"""In place of what can be large."""
 
 
 def drop_params(
@@ -26,20 +35,30 @@ def drop_params(
     """Takes out of `document` what `profile` cannot be asked; the names, in order.
 
     Raises InvalidRequest for what cannot be left out. The request is encoded for it once more
-    than it would be: only callers that ask pay for that.
+    than it would be: only callers that ask pay for that. Each parameter costs another round, but
+    most are found in a small copy, whatever the size of the whole.
     """
-    dropped: list[str] = []
     codec = profile.codec(kind)
-    while True:
-        call = Call(orjson.dumps({**document, "model": target.model}), target, profile, stream=stream)
+    needed = _NEEDED | {"prompt"} if kind is JobKind.COMPLETION else _NEEDED
+
+    def refusal_of(asked: dict[str, Any]) -> InvalidRequest | None:
+        call = Call(orjson.dumps({**asked, "model": target.model}), target, profile, stream=stream)
         try:
             codec.encode(call)
         except InvalidRequest as refusal:
+            return refusal
+        return None
+
+    dropped: list[str] = []
+    for asked in ({name: _LITTLE.get(name, value) for name, value in document.items()}, document):
+        while (refusal := refusal_of(asked)) is not None:
             # A part of a parameter (`text.format`) goes with the whole of it.
             name = (refusal.param or "").partition(".")[0]
-            if refusal.code != "unsupported_parameter" or name not in document or name in _NEEDED:
-                raise
-            del document[name]
+            if refusal.code != "unsupported_parameter" or name not in asked or name in needed:
+                if asked is document:
+                    raise refusal
+                break  # the copy may say what the whole does not
+            asked.pop(name)
+            document.pop(name, None)
             dropped.append(name)
-        else:
-            return dropped
+    return dropped

@@ -14,7 +14,7 @@ from shared.providers.catalogue import load_catalogue
 from shared.providers.dialect import Answer, Call, Codec, ProviderRequest, StreamDecoder
 from shared.providers.dialects.json_answer import invalid, read_object
 from shared.providers.dialects.openai_chat import OpenAiChatStream, adapt, parse_request, read_usage
-from shared.providers.not_carried_over import not_carried_over
+from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.profile import Capability
 from shared.providers.translation.via_chat import EventTranslator, ViaChat
 
@@ -92,6 +92,9 @@ class _ThroughChat:
             prompt = prompt[0]
         if type(prompt) is not str:
             raise not_carried_over("prompt", f"{call.profile.name} takes one string for this model.")
+        for name in sorted(_CHAT_ONLY):
+            if says_something(request, name):
+                raise not_carried_over(name, "this form has no such parameter.")
         return {**request, "messages": [{"role": "user", "content": prompt}]}
 
     def from_chat(self, completion: dict[str, Any], call: Call) -> dict[str, Any]:
@@ -118,6 +121,11 @@ _ONLY_NATIVE: Final[dict[str, tuple[object, ...]]] = {
     "logprobs": (None,),
 }
 """Parameters that chat has no word for, and their values that ask for nothing."""
+
+_CHAT_ONLY: Final = frozenset(
+    {"messages", "tools", "tool_choice", "functions", "function_call", "audio", "modalities"}
+)
+"""What a chat would answer this form has no room for."""
 
 
 class _Events:

@@ -9,7 +9,7 @@ from shared.providers.catalogue import load_catalogue
 from shared.providers.dialect import Call
 from shared.providers.dialects.anthropic.wanted_api import BETA, VERSION
 from shared.providers.dialects.openai_chat import parse_request
-from shared.providers.not_carried_over import not_carried_over
+from shared.providers.not_carried_over import not_carried_over, says_something
 from shared.providers.profile import Capability, ProviderProfile
 from shared.providers.translation.earlier_reasoning import reads_reasoning
 from shared.providers.translation.messages_turns import conversation
@@ -35,6 +35,11 @@ _OPENAI_MAX_USER_CHARS: Final = 64
 _TAKE_TOP_K: Final = frozenset({"openrouter", "litellm", "nvidia_nim", "perplexity", "huggingface"})
 """Providers with a `top_k` beside OpenAI's parameters; self-hosted servers such as vLLM have it too."""
 
+_CHAT_ONLY: Final = frozenset(
+    {"n", "audio", "modalities", "functions", "function_call", "logprobs", "top_logprobs"}
+)
+"""What a chat would answer this form has no room for."""
+
 _TOOL_CHOICES: Final = {"auto": "auto", "any": "required", "none": "none"}
 
 
@@ -52,6 +57,9 @@ def chat_request(call: Call) -> Fields:
     chat |= _max_tokens(request, profile) | _sampling(request, profile) | _tools(request)
     chat |= _output(request, call) | _caller(request)
     _refuse_what_is_only_anthropics(request)
+    for name in sorted(_CHAT_ONLY):
+        if says_something(request, name):
+            raise not_carried_over(name, "this form has no such parameter.")
     known = _HINTS | {"model", "stream"}
     return chat | {name: value for name, value in request.items() if name not in known}
 

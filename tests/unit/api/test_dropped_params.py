@@ -10,6 +10,7 @@ from api.dropped_params import drop_params
 from shared.domain.job import JobKind, Target
 from shared.errors import InvalidRequest
 from shared.providers import anthropic, openai
+from shared.providers.dialect import Call
 
 HELLO = [{"role": "user", "content": "hello"}]
 CLAUDE, GPT = Target("anthropic", "claude-haiku-4-5"), Target("openai", "gpt-4o-mini")
@@ -52,6 +53,34 @@ def test_parameters_that_openai_does_not_know_are_taken_out_of_messages() -> Non
 
     assert sorted(names) == ["container", "inference_geo", "mcp_servers", "output_config", "top_k"]
     assert document == {"max_tokens": 9, "messages": HELLO, "anthropic_version": "2023-06-01"}
+
+
+def test_a_prompt_kept_at_openai_is_taken_out_of_a_response() -> None:
+    document = {"input": "Hello", "prompt": {"id": "pmpt_1"}, "background": True}
+
+    assert sorted(dropped(JobKind.RESPONSES, GPT, document)) == ["background", "prompt"]
+    assert document == {"input": "Hello"}
+
+
+def test_a_large_request_is_encoded_once_however_much_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+
+    class Counted(Call):
+        def __init__(self, body: bytes, *args: Any, **kwargs: Any) -> None:
+            encoded.append(len(body))
+            super().__init__(body, *args, **kwargs)
+
+    monkeypatch.setattr("api.dropped_params.Call", Counted)
+    document = {
+        "messages": [{"role": "user", "content": "x" * 1_000_000}],
+        **dict.fromkeys(("n", "logprobs", "seed", "logit_bias", "frequency_penalty"), 1),
+    }
+    document |= {"n": 2, "logprobs": True, "response_format": {"type": "json_object"}}
+
+    names = dropped(JobKind.CHAT, CLAUDE, document)
+
+    assert len(names) > 3
+    assert sum(size > 1_000_000 for size in encoded) == 1
 
 
 def test_nothing_is_taken_out_where_all_is_known() -> None:

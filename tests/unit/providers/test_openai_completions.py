@@ -125,6 +125,9 @@ def test_the_prompt_is_what_a_user_says_to_a_chat_model(profile: ProviderProfile
     ("param", "value"),
     [
         ("suffix", "The end."),
+        ("tools", [{"type": "function", "function": {"name": "f"}}]),
+        ("functions", [{"name": "f"}]),
+        ("messages", [{"role": "user", "content": "Hello"}]),
         ("echo", True),
         ("best_of", 2),
         ("logprobs", 0),
