@@ -28,6 +28,7 @@ from shared import keyspace
 from shared.domain.job import Job, JobState
 from shared.domain.usage import Outcome
 from shared.errors import (
+    BadRequest,
     BrokerError,
     DeadlineExceeded,
     JobCancelled,
@@ -178,6 +179,8 @@ class Reply:
                 if self.result.last > self.seen:
                     self.behind = True
                     continue
+                if self.result.last < self.seen:
+                    raise BadRequest("This stream ended before the event to go on behind.")
                 if self.result.head.outcome is not Outcome.SUCCEEDED:
                     raise failure_of(self.result, self.job)
                 return None

@@ -48,6 +48,7 @@ class Submission:
     asked: what of the plan the caller asked for, which does not change with how providers do
     fallback_on: failures of the request itself that move the job on
     include_usage: whether the caller asked for the usage chunk of a chat stream
+    sent: the document as it came, where `document` holds more than that
     retain_seconds: how long the result can be read again, if not as long as any other
     """
 
@@ -64,6 +65,7 @@ class Submission:
     form: StreamForm
     retain_seconds: float | None = None
     fallback_on: frozenset[FallbackOn] = frozenset()
+    sent: dict[str, Any] | None = None
 
     @property
     def target(self) -> Target:
@@ -99,7 +101,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     require_usable(call.plan, via.conditions, budget_ms=budget)
     lane = lane_of(headers, call.document, principal)
     # Of what the caller asked, so before anything of it is rewritten for the provider.
-    fingerprint = "" if key is None else fingerprint_of(call.document, call.asked)
+    fingerprint = "" if key is None else fingerprint_of(call.sent or call.document, call.asked)
     dropped: list[str] = []
     if headers.get(ASKED, "").lower() == "true":
         dropped = drop_params(

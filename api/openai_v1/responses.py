@@ -8,7 +8,8 @@ import orjson
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from api.deps import authenticate, broker_of
+from api.deps import Broker, authenticate, broker_of
+from api.idempotency import claim_job_id, key_of
 from api.json_body import parse_object
 from api.openai_v1 import responses_schemas as schemas
 from api.openai_v1.responses_schemas import check_response_request
@@ -21,6 +22,7 @@ from api.resume import register_form, resume
 from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
+from shared.domain.principal import Principal
 from shared.errors import BadRequest, Conflict
 
 router: Final = APIRouter()
@@ -63,8 +65,15 @@ async def create(request: Request) -> Response:
     body = await read_body(request.receive, limit=limit)
     document = parse_object(body)
     check_response_request(document)
+    sent = None
     if document.get("previous_response_id") is not None:
-        body = await go_on_from(document, principal, via, limit=limit)
+        sent = {**document}
+        try:
+            body = await go_on_from(document, principal, via, limit=limit)
+        except BadRequest:
+            # What it goes on from may be gone by now, and the answer to it still be there.
+            if not await _is_answered(request, principal, via):
+                raise
     plan = choose_plan(document, JobKind.RESPONSES, request, principal, via)
     call = Submission(
         kind=JobKind.RESPONSES,
@@ -73,6 +82,7 @@ async def create(request: Request) -> Response:
         plan=plan.targets,
         fallback_on=plan.fallback_on,
         asked=plan.asked,
+        sent=sent,
         surface=Surface.RESPONSES,
         stream=document.get("stream") is True,
         include_usage=True,
@@ -83,6 +93,17 @@ async def create(request: Request) -> Response:
         ),
     )
     return await submit(call, request, principal, via)
+
+
+async def _is_answered(request: Request, principal: Principal, via: Broker) -> bool:
+    """Whether there is a job for this request already, by its Idempotency-Key or Last-Event-ID."""
+    if "last-event-id" in request.headers:
+        return True
+    key = key_of(request.headers)
+    if key is None:
+        return False
+    job_id = await claim_job_id(key, principal, Surface.RESPONSES, JobKind.RESPONSES, via.producer)
+    return await via.producer.result(job_id) is not None
 
 
 @router.get(

@@ -22,7 +22,11 @@ CASES = [
         {"model": "gpt-4o-mini", "max_tokens": 9, "container": "c", "top_k": 3},
         "top_k, container",
     ),
-    ("/api/v1/chat", {"provider": "anthropic", "model": "claude-haiku-4-5", "seed": 1, "n": 2}, "n"),
+    (
+        "/api/v1/chat",
+        {"provider": "anthropic", "model": "claude-haiku-4-5", "seed": 1, "logprobs": True},
+        "logprobs",
+    ),
 ]
 
 

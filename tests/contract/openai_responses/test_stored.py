@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -177,6 +178,23 @@ def test_a_response_that_was_not_to_be_stored_is_not_there(client: openai.OpenAI
             ask()
     with pytest.raises(openai.BadRequestError):
         client.responses.create(model=OPENAI, input="Go on", previous_response_id=answer.id)
+
+
+def test_an_answer_is_there_again_by_its_key_when_what_it_went_on_from_is_gone(client: openai.OpenAI) -> None:
+    def go_on(key: str) -> Any:
+        return client.responses.create(
+            model=OPENAI, input="Two", previous_response_id=first.id, extra_headers={"Idempotency-Key": key}
+        )
+
+    first = client.responses.create(model=OPENAI, input="One")
+    key = f"contract-{os.urandom(8).hex()}"
+    second = go_on(key)
+    client.responses.delete(first.id)
+
+    assert go_on(key) == second
+    with pytest.raises(openai.BadRequestError) as gone:
+        go_on(f"{key}-other")
+    assert gone.value.code == "previous_response_not_found"
 
 
 def test_a_response_of_another_account_does_not_exist(

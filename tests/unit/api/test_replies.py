@@ -13,7 +13,7 @@ from starlette.types import Message
 from api.replies import Reply
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.usage import Outcome
-from shared.errors import BrokerError, JobLost, ProviderUnavailable
+from shared.errors import BadRequest, BrokerError, JobLost, ProviderUnavailable
 from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
 from shared.queue.frames import EventBatch, Result, ResultHead
 from shared.queue.producer import Producer
@@ -148,6 +148,15 @@ async def test_a_log_that_is_gone_is_said_and_never_taken_for_the_end() -> None:
     reply.offer(ended(6))
 
     with pytest.raises(JobLost):
+        await read_all(reply)
+
+
+async def test_a_stream_that_ends_before_where_its_reader_begins_is_said_and_not_empty() -> None:
+    reply = a_reply(Log([3]))
+    reply.start_after(7)
+    reply.offer(ended(3))
+
+    with pytest.raises(BadRequest):
         await read_all(reply)
 
 
