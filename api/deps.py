@@ -20,6 +20,7 @@ from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
 from shared.queue.dead_letters import DeadLetters
 from shared.queue.job_status import JobStatuses
+from shared.queue.memory_watch import MemoryWatch
 from shared.queue.presence import Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
@@ -36,6 +37,7 @@ class Broker:
     job_statuses: JobStatuses
     replies: Replies
     presence: Presence
+    memory: MemoryWatch
     registry: Registry
     catalogue: Catalogue
     model_lists: ModelLists

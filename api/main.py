@@ -50,6 +50,7 @@ from shared.queue.eviction import EvictionWatch
 from shared.queue.frames import ResultHead
 from shared.queue.job_status import JobStatuses
 from shared.queue.links import open_link
+from shared.queue.memory_watch import MemoryWatch
 from shared.queue.presence import LOOK_SECONDS, Presence
 from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
@@ -78,6 +79,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth)
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
+        memory = MemoryWatch(link, settings.queue)
         model_lists = ModelLists(link, registry.profiles)
         catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
         routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
@@ -99,6 +101,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             job_statuses=JobStatuses(link, settings.queue),
             replies=replies,
             presence=presence,
+            memory=memory,
             registry=registry,
             catalogue=catalogue,
             model_lists=model_lists,
@@ -120,6 +123,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
             asyncio.create_task(_look_at_conditions(conditions), name="conditions"),
+            asyncio.create_task(memory.look_forever(), name="memory"),
             asyncio.create_task(_look_for_models(app.state.broker), name="models"),
             asyncio.create_task(_look_for_routes(routing), name="routes"),
         ]

@@ -98,6 +98,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         most_seconds=via.settings.api.request_timeout_seconds,
         stream=call.stream,
     )
+    via.memory.require_room()
     require_usable(call.plan, via.conditions, budget_ms=budget)
     lane = lane_of(headers, call.document, principal)
     # Of what the caller asked, so before anything of it is rewritten for the provider.

@@ -97,6 +97,8 @@ class QueueSettings(_Group):
     open. Then the job moves on, or fails. Jobs of the batch lane wait until their deadline."""
     dead_retain_seconds: PositiveFloat = 604_800.0
     """How long a job that was set aside can be read and run again."""
+    max_memory_percent: Annotated[int, Field(ge=1, le=100)] = 70
+    """Share of Redis' `maxmemory` above which new jobs answer 503, so that those accepted can end."""
     unserved_seconds: PositiveFloat = 60.0
     """How long no worker may have served a provider before its requests answer 503."""
     retain_seconds: PositiveFloat = 600.0

@@ -33,15 +33,21 @@ SCRIPTS: Final = (
 )
 
 _FLAGS: Final = re.compile(r"^-- flags: ([a-z, -]+)$", re.MULTILINE)
+_ALLOW_OOM: Final = "redis.pcall('HDEL', KEYS[1], '')\n"
+"""What `allow-oom` is before 7.0: a full server refuses no write of a script that wrote already, and
+HDEL is a write that it never refuses. This one changes nothing (eval.c of 6.2, `lua_write_dirty`).
+"""
 
 
 def source(name: str, *, with_flags: bool) -> str:
-    """The script with the shared part in front; flags only where the server knows them (7.0+)."""
+    """The script with the shared part in front; flags where the server knows them (7.0+)."""
     folder = resources.files("shared.queue.scripts")
     body = (folder / f"{name}.lua").read_text(encoding="utf-8")
     text = (folder / "lib.lua").read_text(encoding="utf-8") + body
     flags = _FLAGS.search(body)
-    return f"#!lua flags={flags[1]}\n{text}" if flags and with_flags else text
+    if flags is None:
+        return text
+    return f"#!lua flags={flags[1]}\n{text}" if with_flags else _ALLOW_OOM + text
 
 
 class Scripts:

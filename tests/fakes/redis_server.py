@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from pathlib import Path
@@ -87,6 +88,12 @@ class RedisServer:
     def call(self, *command: str | int) -> Any:
         """Its answer as it came, as text. Raises RedisError."""
         return call(self.port, *command)
+
+    def fill_to(self, percent: float) -> None:
+        """By moving the limit: `maxmemory` becomes what makes the memory in use so many percent of it."""
+        used = re.search(r"^used_memory:(\d+)", self.call("INFO", "memory"), re.MULTILINE)
+        assert used is not None
+        self.call("CONFIG", "SET", "maxmemory", int(int(used[1]) * 100 / percent))
 
     def _on(self, port: int) -> ServerProcess:
         persistence = ("--appendonly", "yes", "--appendfsync", "everysec") if self._appendonly else ()

@@ -8,7 +8,6 @@ from typing import Any
 import orjson
 import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import OutOfMemoryError
 
 from shared import keyspace
 from shared.domain.job import JobState, Lane, UnknownEnvelope
@@ -22,7 +21,7 @@ from shared.queue.frames import Result
 from shared.queue.redis_link import RedisArg, RedisLink
 from shared.settings import QueueSettings
 from tests.fakes.redis_server import RedisServer
-from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link, redis_version
+from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
 
 
 async def test_reclaim_finds_the_one_silent_job_behind_hundreds_of_fresh_ones(link: RedisLink) -> None:
@@ -210,7 +209,6 @@ async def test_a_full_lane_refuses_new_jobs_and_still_knows_old_ones(link: Redis
 
 
 async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Queue, link: RedisLink) -> None:
-    knows_flags = await redis_version(link) >= (7, 0)
     worker = queue.consumer("worker")
     jobs = ended, returned, retried, streamed = [a_job() for _ in range(4)]
     await queue.enqueue(*jobs)
@@ -221,14 +219,6 @@ async def test_full_memory_refuses_new_jobs_and_lets_running_ones_end(queue: Que
     with pytest.raises(QueueFull):
         await queue.enqueue(a_job())
 
-    if not knows_flags:
-        # Redis before 7.0 lets no script write beyond maxmemory: the job is left to be reclaimed.
-        with pytest.raises(OutOfMemoryError):
-            await queue.finish(worker, leases[0])
-        await link.execute_everywhere("CONFIG", "SET", "maxmemory", 0)
-        await queue.finish(worker, leases[0])
-        assert await queue.state(ended) == "succeeded"
-        return
     await worker.append(leases[3], 1, [b"{}"])
     await worker.hand_back(leases[1])
     await worker.retry_later(leases[2], delay_seconds=0)
