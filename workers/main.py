@@ -7,7 +7,7 @@ import random
 import signal
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from loguru import logger
 from redis.exceptions import RedisError
@@ -33,6 +33,9 @@ from workers.run_job import WorkerContext, run_job
 from workers.sharded_worker import ShardedStreamWorker
 from workers.stream_worker import StreamWorker
 from workers.transport import Transport
+
+_FAREWELL_SECONDS: Final = 2.0
+"""How long a worker that stops tries to tell Redis so."""
 
 
 async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str]) -> None:
@@ -90,10 +93,11 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         for duty in duties:
             duty.cancel()
         await asyncio.gather(*duties, return_exceptions=True)
-        await gate.close()
         try:
-            await consumer.forget()
-        except RedisError as exc:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                await gate.close()
+                await consumer.forget()
+        except (RedisError, TimeoutError) as exc:
             logger.warning("consumer not removed", error=type(exc).__name__)
         await subscription.close()
         await context.transport.close()

@@ -39,6 +39,8 @@ from workers.transport import Transport
 
 _LONG_WAIT_SECONDS: Final = 1.0
 """Beyond it a job goes to its next target instead."""
+_LAST_WORDS_SECONDS: Final = 2.0
+"""How long a worker that stops tries to write what became of a job."""
 _PUT_ASIDE: Final = {True: "attempt failed, retry later", False: "provider takes no calls, job put aside"}
 
 
@@ -321,9 +323,9 @@ async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: C
             provider=lease.job.target.provider,
             code="stream_interrupted",
         )
-        await _quietly(_failed(ctx, lease, progress, error))
+        await _quietly(_failed(ctx, lease, progress, error), within_seconds=_LAST_WORDS_SECONDS)
     else:
-        await _quietly(ctx.consumer.hand_back(lease))
+        await _quietly(ctx.consumer.hand_back(lease), within_seconds=_LAST_WORDS_SECONDS)
 
 
 async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
@@ -337,13 +339,14 @@ async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -
     )
 
 
-async def _quietly(write: Awaitable[None]) -> None:
+async def _quietly(write: Awaitable[None], *, within_seconds: float | None = None) -> None:
     """The last write of a job that is over for this worker; if it fails, the lease lapses instead."""
     try:
-        await write
+        async with asyncio.timeout(within_seconds):
+            await write
     except LeaseLost:
         logger.info("late result refused")
-    except RedisError as exc:
+    except (RedisError, TimeoutError) as exc:
         logger.warning("last write of a job failed", error=type(exc).__name__)
 
 

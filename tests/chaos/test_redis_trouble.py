@@ -12,64 +12,82 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, Script, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import Excuse
 from tests.chaos.evidence import gather, judge
-from tests.chaos.history import Ending, Exchange, History
+from tests.chaos.history import Ending, Exchange, History, Kill
 from tests.chaos.leases import SHORT
+from tests.chaos.nemesis import consumer_of, held_by, redis_of
 from tests.fakes.eventually import eventually
 from tests.fakes.fault_proxy import FaultProxy
 from tests.fakes.redis_server import RedisServer
-from tests.fakes.stack import Stack, start_apart
-from tests.fixtures.stack import FreshStack
+from tests.fakes.stack import Stack
 
-pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(120)]
+pytestmark = [
+    pytest.mark.chaos,
+    pytest.mark.xdist_group("chaos"),
+    pytest.mark.timeout(120),
+    pytest.mark.asyncio(loop_scope="module"),
+]
 
 API_TIMEOUT_SECONDS: Final = 1.0
 """HEADRACE_QUEUE__API_TIMEOUT_SECONDS."""
 BACK_SECONDS: Final = 3.0
+DRAIN_SECONDS: Final = 1.0
+WORKER_TIMEOUT_SECONDS: Final = 2.0
+STOP_SECONDS: Final = DRAIN_SECONDS + 2 + WORKER_TIMEOUT_SECONDS + 2 + 2
+"""It drains, tries to write what became of its jobs, arq tries to remove a key, the worker its name."""
 SETTINGS: Final = {
     **SHORT,
-    "HEADRACE_QUEUE__WORKER_TIMEOUT_SECONDS": "2",
-    "HEADRACE_WORKER__DRAIN_SECONDS": "2",
+    "HEADRACE_QUEUE__WORKER_TIMEOUT_SECONDS": str(WORKER_TIMEOUT_SECONDS),
+    "HEADRACE_WORKER__DRAIN_SECONDS": str(DRAIN_SECONDS),
 }
-
-
-@pytest.fixture(scope="module")
-def broker(sqlite_template: Path) -> Iterator[Stack]:
-    """One for all tests that leave it as they found it."""
-    stack = Stack(workers=2, database_template=sqlite_template, settings=SETTINGS)
-    start_apart(stack)
-    yield stack
-    stack.end_now()
 
 
 class BehindProxy(RedisServer):
     """What processes reach through a proxy, and tests beside it."""
 
-    def __init__(self, proxy: FaultProxy, server: RedisServer) -> None:
+    def __init__(self, server: RedisServer, proxy: FaultProxy) -> None:
         self.__dict__ |= server.__dict__
-        self._proxy = proxy
+        self.proxy = proxy
 
     @property
     def url(self) -> str:
-        return f"redis://127.0.0.1:{self._proxy.port}/0"
+        return f"redis://127.0.0.1:{self.proxy.port}/0"
 
 
-@asynccontextmanager
-async def behind_proxy(fresh_stack: FreshStack) -> AsyncIterator[tuple[Stack, FaultProxy]]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def broker(sqlite_template: Path) -> AsyncIterator[Stack]:
+    """One for all of these tests: each leaves it as it found it."""
     server = RedisServer()
     await asyncio.to_thread(server.start)
-    async with FaultProxy(server.port) as proxy:
-        yield await fresh_stack(redis=BehindProxy(proxy, server), workers=2, settings=SHORT), proxy
+    async with (
+        FaultProxy(server.port) as proxy,
+        Stack(
+            workers=2,
+            database_template=sqlite_template,
+            settings=SETTINGS,
+            redis=BehindProxy(server, proxy),
+        ) as stack,
+    ):
+        yield stack
+
+
+@pytest.fixture
+def proxy(broker: Stack) -> FaultProxy:
+    redis = broker.redis
+    assert isinstance(redis, BehindProxy)
+    return redis.proxy
 
 
 @dataclass
 class Load:
     """Callers who ask without end; what is found out about them."""
 
+    broker: Stack
     name: str
     send: Callable[[Script], Awaitable[Exchange]]
     asks: Iterator[Script]
@@ -90,6 +108,21 @@ class Load:
         self.history.exchanges += exchanges
         return exchanges
 
+    async def ask_slowly(self, count: int, *, seconds: float) -> list[asyncio.Task[Exchange]]:
+        """Asked once their calls are open: answers that take so long."""
+        cue = int(seconds * 1000)
+        slow = scripts(f"{self.name}-slow", size.dice(self.name), Manner(streams=0, delay_ms=(cue, cue)))
+        mine = [next(slow) for _ in range(count)]
+        asked = [asyncio.create_task(self._note(script)) for script in mine]
+        names = {script.name for script in mine}
+        await eventually(lambda: names <= {call.cue for call in self.broker.calls()}, "their calls")
+        return asked
+
+    async def _note(self, script: Script) -> Exchange:
+        exchange = await self.send(script)
+        self.history.exchanges.append(exchange)
+        return exchange
+
     async def refused(self, *, within: float, count: int = 8) -> None:
         """Who asks now is told by a typed 503, and soon."""
         exchanges = await self.ask_now(count)
@@ -99,18 +132,22 @@ class Load:
 
     @asynccontextmanager
     async def trouble(self) -> AsyncIterator[None]:
-        """Its time is an outage; after it service is whole within BACK_SECONDS."""
+        """An outage, which lasts until somebody is served again: BACK_SECONDS after it, at most."""
         began = time.time()
         yield
         ended = time.time()
-        self.history.outages.append((began, ended))
-        await eventually(lambda: self._was_served_since(ended), "service", within=BACK_SECONDS)
-        self.back_seconds = time.time() - ended
+        await eventually(lambda: self._served_since(ended), "service", within=BACK_SECONDS)
+        self.history.outages.append((began, self._served_since(ended)))
+        self.back_seconds = self._served_since(ended) - ended
 
     back_seconds: float = 0.0
 
-    def _was_served_since(self, moment: float) -> bool:
-        return any(e.began_at > moment and e.ending is Ending.WHOLE for e in self.history.exchanges)
+    def _served_since(self, moment: float) -> float:
+        """When the first of those was answered who asked after `moment`; 0 before."""
+        answered = [
+            e.ended_at for e in self.history.exchanges if e.began_at > moment and e.ending is Ending.WHOLE
+        ]
+        return min(answered, default=0.0)
 
     def met_trouble(self, exchange: Exchange) -> bool:
         return any(
@@ -122,6 +159,11 @@ class Load:
         refused = exchange.ending is Ending.REFUSED and exchange.status == 503 and exchange.code is not None
         return refused and self.met_trouble(exchange)
 
+    def was_told(self, exchange: Exchange) -> bool:
+        """The same, or by a typed error in the middle of a stream."""
+        broken = exchange.ending is Ending.ERROR and exchange.code is not None
+        return self.was_refused(exchange) or (broken and self.met_trouble(exchange))
+
 
 @asynccontextmanager
 async def load_on(broker: Stack, name: str, manner: Manner | None = None) -> AsyncIterator[Load]:
@@ -129,7 +171,14 @@ async def load_on(broker: Stack, name: str, manner: Manner | None = None) -> Asy
     is_over = False
     asks = scripts(name, size.dice(name), manner or Manner(delay_ms=(20, 120)))
     async with session_of(broker.api_key) as session:
-        load = Load(name, lambda script: ask(session, broker.url, script), asks)
+
+        async def send(script: Script) -> Exchange:
+            exchange = await ask(session, broker.url, script)
+            if exchange.ending is Ending.REFUSED:
+                await asyncio.sleep(0.1)  # as a client that obeys Retry-After, only sooner
+            return exchange
+
+        load = Load(broker, name, send, asks)
         async with asyncio.TaskGroup() as group:
             group.create_task(
                 closed_loop(
@@ -145,10 +194,25 @@ async def load_on(broker: Stack, name: str, manner: Manner | None = None) -> Asy
                 is_over = True
 
 
-async def whole(broker: Stack, load: Load, folder: Path, *, excused: Excuse, **figures: Any) -> None:
-    """Nothing is lost, doubled or left behind, but what is excused; no process ended."""
+async def whole(
+    broker: Stack,
+    load: Load,
+    folder: Path,
+    *,
+    excused: Excuse,
+    uncharged: Excuse = checker.nobody,
+    **figures: Any,
+) -> None:
+    """Nothing is lost, doubled or left behind, but what is excused; no process ended.
+
+    `uncharged`: who may have been answered without a row in the ledger.
+    """
     history = load.history
     await gather(broker, history, load.name)
+
+    def orphan(exchange: Exchange) -> bool:
+        return excused(exchange) or uncharged(exchange)
+
     size.report(
         load.name,
         jobs=len(history.exchanges),
@@ -164,7 +228,9 @@ async def whole(broker: Stack, load: Load, folder: Path, *, excused: Excuse, **f
             *checker.unanswered(history.exchanges, excused=excused),
             *checker.misread(history.exchanges),
             *checker.surplus_calls(history.calls, history.kills),
-            *checker.ledger_faults(history.ledger, history.exchanges, orphans=excused),
+            *checker.ledger_faults(
+                history.ledger, history.exchanges, orphans=lambda e: excused(e) or uncharged(e)
+            ),
             *checker.leftovers(history),
         ],
         history,
@@ -173,19 +239,38 @@ async def whole(broker: Stack, load: Load, folder: Path, *, excused: Excuse, **f
 
 
 async def test_slow_replies_are_given_up_and_nothing_piles_up_behind_them(
-    fresh_stack: FreshStack, tmp_path: Path
+    broker: Stack, proxy: FaultProxy, tmp_path: Path
 ) -> None:
-    async with behind_proxy(fresh_stack) as (broker, proxy):
-        async with load_on(broker, "slow") as load:
-            before = proxy.open_connections
-            async with load.trouble():
-                proxy.delay_seconds = 1.5
-                await load.refused(within=API_TIMEOUT_SECONDS + 0.5)
-                await load.refused(within=API_TIMEOUT_SECONDS + 0.5)
-                assert proxy.open_connections <= before + len(broker.processes)
-                proxy.mend()
-        assert await waiting(broker) == 0
-        await whole(broker, load, tmp_path, excused=load.was_refused, connections=before)
+    async with load_on(broker, "slow") as load:
+        before = proxy.open_connections
+        async with load.trouble():
+            proxy.delay_seconds = 1.5
+            await load.refused(within=API_TIMEOUT_SECONDS + 0.5)
+            await load.refused(within=API_TIMEOUT_SECONDS + 0.5)
+            assert proxy.open_connections <= before + len(broker.processes)
+            proxy.mend()
+    assert await waiting(broker) == 0
+    await whole(broker, load, tmp_path, excused=load.was_refused, connections=before)
+
+
+async def test_a_frozen_redis_is_told_in_time_and_keeps_no_worker_from_stopping(
+    broker: Stack, tmp_path: Path
+) -> None:
+    async with load_on(broker, "frozen") as load:
+        leaving = broker.workers[0]
+        consumer = consumer_of(leaving)
+        async with load.trouble():
+            broker.redis.sigstop()
+            await load.refused(within=API_TIMEOUT_SECONDS + 0.5)
+            asked_at = time.time()
+            await broker.sigterm(leaving, within=STOP_SECONDS)
+            stopped_at = time.time()
+            broker.redis.sigcont()
+        async with redis_of(broker) as redis:
+            held = frozenset(await held_by(redis, consumer))
+        load.history.kills.append(Kill(stopped_at, leaving.name, "SIGTERM", held))
+        await broker.start_worker()
+    await whole(broker, load, tmp_path, excused=load.was_told, stop_seconds=round(stopped_at - asked_at, 2))
 
 
 async def waiting(broker: Stack) -> int:

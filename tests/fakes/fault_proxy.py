@@ -143,9 +143,7 @@ class FaultProxy:
             passing.cancel()
             await asyncio.gather(passing, return_exceptions=True)
 
-    async def _pass_on(
-        self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
-    ) -> None:
+    async def _pass_on(self, late: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
         while True:
             due, data = await late.get()
             await asyncio.sleep(max(0.0, due - time.monotonic()))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,30 @@ class RedisServer:
         used = re.search(r"^used_memory:(\d+)", self.call("INFO", "memory"), re.MULTILINE)
         assert used is not None
         self.call("CONFIG", "SET", "maxmemory", int(int(used[1]) * 100 / percent))
+
+    def refuse_writes(self) -> None:
+        """As with a full disk: a snapshot that cannot be written, and MISCONF to whoever writes."""
+        self._snapshot.mkdir()
+        self.call("CONFIG", "SET", "save", "3600 1")
+        self._save(status="err")
+
+    def take_writes(self) -> None:
+        self._snapshot.rmdir()
+        self._save(status="ok")
+        self.call("CONFIG", "SET", "save", "")
+        self._snapshot.unlink()
+
+    @property
+    def _snapshot(self) -> Path:
+        return self.data_dir / "dump.rdb"
+
+    def _save(self, *, status: str) -> None:
+        self.call("BGSAVE")
+        give_up_at = time.monotonic() + 10
+        while f"rdb_last_bgsave_status:{status}" not in self.call("INFO", "persistence"):
+            if time.monotonic() > give_up_at:
+                raise TimeoutError(f"no snapshot ended as {status!r}")
+            time.sleep(0.005)
 
     def _on(self, port: int) -> ServerProcess:
         persistence = ("--appendonly", "yes", "--appendfsync", "everysec") if self._appendonly else ()
