@@ -23,7 +23,7 @@ from redis.exceptions import RedisError
 
 from shared.domain.job import Lane
 from shared.queue.redis_link import RedisLink
-from workers.stream_worker import StreamWorker
+from workers.stream_worker import UNREACHED, StreamWorker
 
 _LOOK_SECONDS: Final = 0.05
 _SWEPT_AT_ONCE: Final = 2
@@ -183,6 +183,7 @@ class ShardedStreamWorker(StreamWorker):
             pause = random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(failures, 8))  # noqa: S311
             self._resume_at[shard] = time.monotonic() + pause
             self._may_hold.add(shard)
+            self._swept[shard] = UNREACHED
             if "groups" not in self.tasks:
                 self._own("groups", self._restore_groups(exc), lambda: None)
         else:

@@ -15,7 +15,7 @@ import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Hashable, Iterator
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import arq
 from arq.connections import ArqRedis
@@ -33,6 +33,9 @@ RunJob = Callable[[dict[str, Any], Delivery], Coroutine[Any, Any, None]]
 
 _READER = "reader"
 _LEFT_OUT_MS = 50
+
+UNREACHED: Final = object()
+"""In place of what was reached last. A server may refuse all there is to do, and keep its connections."""
 
 _T = TypeVar("_T")
 
@@ -108,6 +111,7 @@ class StreamWorker(arq.Worker):
         if not isinstance(error, RedisError | OSError):
             raise error
         self._failures += 1
+        self._swept_at = UNREACHED
         if self._failures == 1 or self._failures % 10 == 0:
             logger.warning("queue not reachable", error=type(error).__name__, failures=self._failures)
         await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(self._failures, 8)))  # noqa: S311

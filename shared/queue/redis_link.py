@@ -46,6 +46,10 @@ class NoReplicasError(ResponseError):
     """Fewer replicas than `min-replicas-to-write` are there to hear of a write, so it was refused."""
 
 
+class CannotPersistError(ResponseError):
+    """The server could not write to its disk (MISCONF), so it refuses writes until it can."""
+
+
 _ERRORS: Final[dict[str, type[RedisError]]] = {
     "NOSCRIPT": NoScriptError,
     "READONLY": ReadOnlyError,
@@ -59,6 +63,7 @@ _ERRORS: Final[dict[str, type[RedisError]]] = {
     "TRYAGAIN": TryAgainError,
     "MASTERDOWN": MasterDownError,
     "NOREPLICAS": NoReplicasError,
+    "MISCONF": CannotPersistError,
 }
 _REDIRECTIONS: Final[dict[str, type[AskError]]] = {"MOVED": MovedError, "ASK": AskError}
 
@@ -71,6 +76,7 @@ TRANSIENT: Final = (
     TryAgainError,
     MasterDownError,
     NoReplicasError,
+    CannotPersistError,
 )
 """The server is away or not itself yet: the same idempotent call may be sent again."""
 

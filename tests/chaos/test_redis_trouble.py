@@ -14,12 +14,14 @@ from typing import Any, Final
 import pytest
 import pytest_asyncio
 
+from shared import keyspace
+from shared.domain.job import Lane
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, Script, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import Excuse
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Ending, Exchange, History, Kill
-from tests.chaos.leases import SHORT
+from tests.chaos.leases import LEASE_SECONDS, SHORT
 from tests.chaos.nemesis import consumer_of, held_by, redis_of
 from tests.fakes.eventually import eventually
 from tests.fakes.fault_proxy import FaultProxy
@@ -271,6 +273,25 @@ async def test_a_frozen_redis_is_told_in_time_and_keeps_no_worker_from_stopping(
         load.history.kills.append(Kill(stopped_at, leaving.name, "SIGTERM", held))
         await broker.start_worker()
     await whole(broker, load, tmp_path, excused=load.was_told, stop_seconds=round(stopped_at - asked_at, 2))
+
+
+async def test_a_redis_that_cannot_write_to_its_disk_is_waited_out(broker: Stack, tmp_path: Path) -> None:
+    async with load_on(broker, "unsaved") as load:
+        asked = await load.ask_slowly(8, seconds=1)
+        async with load.trouble():
+            await asyncio.to_thread(broker.redis.refuse_writes)
+            await load.refused(within=API_TIMEOUT_SECONDS)
+            await eventually(lambda: longest_idle(broker.redis) > LEASE_SECONDS * 1000, "lapsed leases")
+            await asyncio.to_thread(broker.redis.take_writes)
+        ended = await asyncio.gather(*asked)
+    assert {e.ending for e in ended} == {Ending.WHOLE}
+    await whole(broker, load, tmp_path, excused=load.was_refused)
+
+
+def longest_idle(redis: RedisServer) -> int:
+    """Milliseconds since anybody renewed the lease that was renewed longest ago."""
+    lane = keyspace.lane(0, "openai", Lane.INTERACTIVE)
+    return max((row[2] for row in redis.call("XPENDING", lane, keyspace.GROUP, "-", "+", 100)), default=0)
 
 
 async def waiting(broker: Stack) -> int:

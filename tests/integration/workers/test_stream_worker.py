@@ -19,11 +19,13 @@ from shared.queue.arq_pool import arq_pool
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.links import open_link
 from shared.settings import QueueSettings
+from tests.fakes.eventually import eventually
 from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import PROVIDER, Queue, a_job
 from tests.integration.queue.support import open_link as opened_link
 from tests.integration.workers.raw_provider import answer, sends, sends_then_hangs, serving
 from tests.integration.workers.support import Worker, a_worker
+from tests.unit.observability.log_lines import captured
 from workers.run_job import run_job
 from workers.sharded_worker import ShardedStreamWorker
 from workers.stream_worker import StreamWorker
@@ -321,6 +323,36 @@ async def test_a_worker_takes_over_what_a_dead_one_left(queue: Queue, redis_url:
         await until_over(queue, jobs)
 
     assert len(await queue.usage()) == 20
+
+
+async def test_after_redis_refused_all_writes_workers_have_time_to_renew_their_leases(
+    private_redis: RedisServer,
+) -> None:
+    patient = QUICK.model_copy(update={"heartbeat_seconds": 10, "lease_idle_seconds": 30})
+    async with opened_link(private_redis.url) as link:
+        queue = Queue(link, patient)
+        await queue.consumer("nobody").create_groups()
+        async with (
+            serving(sends(answer(), close=False)) as provider,
+            a_worker(queue, provider.base_url, settings=patient) as worker,
+            starting(worker, private_redis.url) as start,
+        ):
+            holder = queue.consumer("holder")
+            await queue.enqueue(job := a_job())
+            lease = await queue.lease(holder)
+            start("other")
+            await queue.enqueue(first := a_job())
+            await until_over(queue, [first])
+            with captured() as lines:
+                await asyncio.to_thread(private_redis.refuse_writes)
+                await eventually(lines.events, "the worker's notice")
+            await asyncio.to_thread(private_redis.take_writes)
+            await queue.make_idle(job, holder)
+
+            await queue.enqueue(second := a_job())
+            await until_over(queue, [second])
+
+            assert await holder.heartbeat([lease]) == []
 
 
 async def test_a_worker_stopped_while_redis_hangs_does_not_hang_with_it(
