@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,6 +18,7 @@ import pytest_asyncio
 
 from shared import keyspace
 from shared.domain.job import Lane
+from shared.queue.script_calls import source
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, Script, ask, closed_loop, scripts, session_of
 from tests.chaos.checker import Excuse
@@ -253,6 +256,26 @@ async def test_slow_replies_are_given_up_and_nothing_piles_up_behind_them(
             proxy.mend()
     assert await waiting(broker) == 0
     await whole(broker, load, tmp_path, excused=load.was_refused, connections=before)
+
+
+async def test_replies_lost_after_their_command_ran_double_no_job_and_no_charge(
+    broker: Stack, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    async with load_on(broker, "unheard") as load:
+        for script in ("enqueue", "begin", "append", "finish") * 3:
+            proxy.lose_reply(partial(_calls, shas_of(script)))
+            await eventually(lambda: proxy.has_lost_reply, f"a lost reply to {script}")
+            await load.answers(2)
+    await whole(broker, load, tmp_path, excused=checker.nobody)
+
+
+def shas_of(script: str) -> list[bytes]:
+    sources = [source(script, with_flags=flags).encode() for flags in (True, False)]
+    return [hashlib.sha1(text, usedforsecurity=False).hexdigest().encode() for text in sources]
+
+
+def _calls(shas: list[bytes], piece: bytes) -> bool:
+    return any(sha in piece for sha in shas)
 
 
 async def test_a_frozen_redis_is_told_in_time_and_keeps_no_worker_from_stopping(
