@@ -298,6 +298,28 @@ async def test_a_frozen_redis_is_told_in_time_and_keeps_no_worker_from_stopping(
     await whole(broker, load, tmp_path, excused=load.was_told, stop_seconds=round(stopped_at - asked_at, 2))
 
 
+async def test_callers_whose_jobs_were_flushed_are_told_within_seconds_and_service_goes_on(
+    broker: Stack, tmp_path: Path
+) -> None:
+    async with load_on(broker, "flushed") as load:
+        asked = await load.ask_slowly(8, seconds=8)
+        async with load.trouble():
+            flushed_at = time.time()
+            broker.redis.call("FLUSHALL")
+        told = await asyncio.gather(*asked)
+
+    def is_just_before(exchange: Exchange) -> bool:
+        """What the ledger had not written yet is gone."""
+        return exchange.began_at < flushed_at and exchange.ended_at > flushed_at - 1
+
+    assert {(e.status, e.code) for e in told} == {(503, "job_lost")}
+    assert max(e.ended_at for e in told) - flushed_at <= 3
+    await whole(
+        broker, load, tmp_path, excused=load.was_told, uncharged=is_just_before,
+        told_seconds=round(max(e.ended_at for e in told) - flushed_at, 2),
+    )  # fmt: skip
+
+
 async def test_a_redis_that_cannot_write_to_its_disk_is_waited_out(broker: Stack, tmp_path: Path) -> None:
     async with load_on(broker, "unsaved") as load:
         asked = await load.ask_slowly(8, seconds=1)
