@@ -320,6 +320,23 @@ async def test_callers_whose_jobs_were_flushed_are_told_within_seconds_and_servi
     )  # fmt: skip
 
 
+async def test_a_redis_that_takes_no_more_clients_is_told_and_taken_back(
+    broker: Stack, proxy: FaultProxy, tmp_path: Path
+) -> None:
+    before = proxy.open_connections
+    async with load_on(broker, "crowded") as load, redis_of(broker) as admin:
+        most = (await admin.config_get("maxclients"))["maxclients"]
+        async with load.trouble():
+            await admin.config_set("maxclients", 1)
+            for kind in ("normal", "pubsub"):
+                await admin.client_kill_filter(_type=kind, skipme=True)
+            await load.refused(within=API_TIMEOUT_SECONDS)
+            await load.refused(within=API_TIMEOUT_SECONDS)
+            await admin.config_set("maxclients", most)
+    assert proxy.open_connections <= before + len(broker.processes)
+    await whole(broker, load, tmp_path, excused=load.was_refused)
+
+
 async def test_a_redis_that_cannot_write_to_its_disk_is_waited_out(broker: Stack, tmp_path: Path) -> None:
     async with load_on(broker, "unsaved") as load:
         asked = await load.ask_slowly(8, seconds=1)
