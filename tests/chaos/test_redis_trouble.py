@@ -337,6 +337,19 @@ async def test_a_redis_that_takes_no_more_clients_is_told_and_taken_back(
     await whole(broker, load, tmp_path, excused=load.was_refused)
 
 
+async def test_full_memory_refuses_new_jobs_and_ends_all_it_took(broker: Stack, tmp_path: Path) -> None:
+    async with load_on(broker, "full") as load:
+        asked = await load.ask_slowly(8, seconds=1)
+        async with load.trouble():
+            broker.redis.call("CONFIG", "SET", "maxmemory", 1)
+            await load.refused(within=API_TIMEOUT_SECONDS)
+            ended = await asyncio.gather(*asked)
+            broker.redis.call("CONFIG", "SET", "maxmemory", 0)
+    assert {e.ending for e in ended} == {Ending.WHOLE}
+    assert {e.code for e in load.history.exchanges} <= {None, "queue_full"}
+    await whole(broker, load, tmp_path, excused=load.was_refused)
+
+
 async def test_a_redis_that_cannot_write_to_its_disk_is_waited_out(broker: Stack, tmp_path: Path) -> None:
     async with load_on(broker, "unsaved") as load:
         asked = await load.ask_slowly(8, seconds=1)
