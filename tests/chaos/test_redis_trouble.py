@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import os
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -367,6 +368,22 @@ def longest_idle(redis: RedisServer) -> int:
     """Milliseconds since anybody renewed the lease that was renewed longest ago."""
     lane = keyspace.lane(0, "openai", Lane.INTERACTIVE)
     return max((row[2] for row in redis.call("XPENDING", lane, keyspace.GROUP, "-", "+", 100)), default=0)
+
+
+async def test_a_redis_whose_file_was_cut_off_starts_and_serves(broker: Stack, tmp_path: Path) -> None:
+    async with load_on(broker, "cut") as load, load.trouble():
+        await asyncio.to_thread(broker.redis.kill9)
+        (file,) = broker.redis.data_dir.rglob("*.aof")
+        os.truncate(file, file.stat().st_size - 5)
+        await asyncio.to_thread(broker.redis.start)
+
+    history = load.history
+    await gather(broker, history, load.name)
+    judge(
+        [*checker.unanswered(history.exchanges, excused=load.was_told), *checker.misread(history.exchanges)],
+        history,
+        tmp_path,
+    )
 
 
 async def waiting(broker: Stack) -> int:
