@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 from shared.queue.redis_link import RedisLink
 
 SAFE: Final = "noeviction"
-LOOK_SECONDS: Final = 30.0
+LOOK_SECONDS: Final = 2.0
 
 
 async def policy_of(link: RedisLink) -> str | None:

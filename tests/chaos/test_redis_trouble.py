@@ -19,6 +19,7 @@ import pytest_asyncio
 
 from shared import keyspace
 from shared.domain.job import Lane
+from shared.queue import eviction
 from shared.queue.script_calls import source
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, Script, ask, closed_loop, scripts, session_of
@@ -384,6 +385,29 @@ async def test_a_redis_whose_file_was_cut_off_starts_and_serves(broker: Stack, t
         history,
         tmp_path,
     )
+
+
+async def test_a_policy_that_evicts_is_noticed_while_it_runs(broker: Stack) -> None:
+    redis = broker.redis
+    async with broker.client() as client:
+
+        async def ready() -> dict[str, Any]:
+            view: dict[str, Any] = (await client.get("/health/ready")).json()
+            return view
+
+        async def evicts() -> bool:
+            return bool((await ready())["redis"] == "evicts")
+
+        async def is_good() -> bool:
+            return bool((await ready())["redis"] == "connected")
+
+        assert await is_good()
+        redis.call("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+        await eventually(evicts, "notice", within=eviction.LOOK_SECONDS + 1)
+        assert "allkeys-lru" in (await ready())["reason"]
+        redis.call("CONFIG", "SET", "maxmemory-policy", eviction.SAFE)
+        await eventually(is_good, "readiness", within=eviction.LOOK_SECONDS + 1)
+    assert len(broker.log_events("redis evicts")) == 1
 
 
 async def waiting(broker: Stack) -> int:
