@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import suppress
 from importlib import resources
 from typing import Any, Final
 
@@ -59,19 +60,19 @@ class Scripts:
 
     async def call(self, name: str, keys: list[str], *args: RedisArg) -> Any:
         """Raises RedisError. Safe to repeat: the scripts are idempotent."""
-        sha = self._shas.get(name)
-        if sha is not None:
+        if (sha := self._shas.get(name)) is not None:
             try:
                 return await self._link.execute("EVALSHA", sha, len(keys), *keys, *args)
             except NoScriptError:
                 self._shas.clear()
         await self.load()
-        try:
-            return await self._link.execute("EVALSHA", self._shas[name], len(keys), *keys, *args)
-        except NoScriptError:
-            # Of a cluster, the node that serves these keys took over since, or could not be loaded to.
-            text = source(name, with_flags=self._with_flags)
-            return await self._link.execute("EVAL", text, len(keys), *keys, *args)
+        # Forgotten again where another node of a cluster just answered that it knows none.
+        if (sha := self._shas.get(name)) is not None:
+            with suppress(NoScriptError):
+                return await self._link.execute("EVALSHA", sha, len(keys), *keys, *args)
+        # The node that serves these keys took over since, or could not be loaded to.
+        text = source(name, with_flags=self._with_flags)
+        return await self._link.execute("EVAL", text, len(keys), *keys, *args)
 
     async def load(self) -> None:
         if self._loading is None:

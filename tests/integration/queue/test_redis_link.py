@@ -341,6 +341,21 @@ async def test_scripts_are_loaded_again_after_a_restart(private_redis: RedisServ
         assert await scripts.call("attach", ["hr:{0}:job:none"], "acme", "") == []
 
 
+async def test_a_caller_whose_scripts_were_forgotten_right_after_they_were_loaded_got_a_key_error(
+    link: RedisLink,
+) -> None:
+    scripts = Scripts(link)
+    load = scripts.load
+
+    async def load_and_forget() -> None:
+        await load()
+        scripts._shas.clear()  # as the answer of another node does, to another caller
+
+    scripts.load = load_and_forget  # type: ignore[method-assign]
+
+    assert await scripts.call("attach", ["hr:{0}:job:none"], "acme", "") == []
+
+
 async def test_an_unknown_sha_is_told_from_other_errors(link: RedisLink) -> None:
     with pytest.raises(NoScriptError):
         await link.execute("EVALSHA", "0" * 40, 0)
