@@ -1,3 +1,4 @@
+-- flags: allow-oom
 -- One more reader for a stream: its channel hears what happens from now on.
 -- KEYS: job
 -- ARGV: account, reply channel, token of the reader, surface ('' = any)

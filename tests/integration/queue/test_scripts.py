@@ -134,6 +134,7 @@ async def test_flags_are_sent_to_servers_that_know_them_and_to_no_other(link: Re
 
 MAY_EXCEED_MEMORY = {
     "append",
+    "attach",
     "begin",
     "cancel",
     "finish",
