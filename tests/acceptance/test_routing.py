@@ -194,6 +194,33 @@ async def test_fallbacks_that_are_none_are_refused_by_name(
     assert told in answer.json()["error"]["message"]
 
 
+async def test_the_target_that_answered_is_named_and_its_form_is_the_callers(
+    client: httpx.AsyncClient, stack: Stack
+) -> None:
+    """Our key is refused by the first: nothing to wait for there."""
+    await stack.provider.clear()
+    await stack.provider.script({"status": 401}, match="house on the left")
+    asked = [{"role": "user", "content": "the house on the left"}]
+
+    answer = await post(client, {"model": "house", "messages": asked})
+
+    assert answered_by(answer) == HAIKU
+    assert answer.json()["choices"][0]["message"]["content"] == "You said: the house on the left"
+    assert [call.model for call in await stack.provider.calls(closed=2)] == [MINI.model, HAIKU.model]
+
+
+async def test_a_prompt_that_was_too_long_after_all_moves_on_where_the_route_says(
+    client: httpx.AsyncClient, stack: Stack
+) -> None:
+    refusal = {"status": 400, "error_code": "context_length_exceeded"}
+    asked = [{"role": "user", "content": "the house on the right"}]
+    for model, status in (("house", 200), ("gpt-4o", 400)):
+        await stack.provider.clear()
+        await stack.provider.script(refusal, match="house on the right")
+
+        await post(client, {"model": model, "messages": asked}, status=status)
+
+
 async def test_a_stream_names_the_target_that_is_planned(client: httpx.AsyncClient) -> None:
     answer = await post(client, {"model": "house", "messages": HELLO, "stream": True})
 
