@@ -11,7 +11,7 @@
                v
            database -> row ------------> principal, told to Redis
                |    -> no row, revoked, expired --> 401
-               v  away
+               v  away, or slow to say what Redis still holds
            what Redis had, else what this process knew, for stale_seconds, else 503
 
 With no store to ask, a key this process does not know is neither good nor bad: 503, never 401.
@@ -54,6 +54,9 @@ REFUSED_SECONDS: Final = 2.0
 AWAY_SECONDS: Final = 1.0
 """How long a store that failed is not asked again: one caller a second pays for its silence, not all."""
 DATABASE_SECONDS: Final = 2.0
+RENEWAL_SECONDS: Final = 0.25
+"""How long a caller whose key Redis holds waits for the database to say the same. It is still asked
+to the end: a revocation it knows of is then in Redis for the next look."""
 FLIGHTS: Final = 1_000
 """Look-ups under way at once; well-formed but unknown keys are cheap to make up."""
 DATABASE_LOOKUPS: Final = 4
@@ -118,6 +121,8 @@ class KeyLookup:
         self._refused: OrderedDict[str, float] = OrderedDict()
         """Until when, by digest."""
         self._flights: dict[str, asyncio.Task[Principal | _No]] = {}
+        self._renewals: dict[str, asyncio.Task[KeyEntry | _No]] = {}
+        """By digest: the database being asked about what Redis holds."""
         self._database_turn = asyncio.Semaphore(DATABASE_LOOKUPS)
         self._redis_store = _Store("redis", self._clock)
         self._database_store = _Store("database", self._clock)
@@ -171,10 +176,10 @@ class KeyLookup:
         self._token_of.clear()
 
     async def aclose(self) -> None:
-        flights = list(self._flights.values())
-        for flight in flights:
-            flight.cancel()
-        await asyncio.gather(*flights, return_exceptions=True)
+        running = [*self._flights.values(), *self._renewals.values()]
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
 
     def _flight(self, token: str, digest: str) -> asyncio.Task[Principal | _No]:
         """The look-up of this key: the one under way, or a new one."""
@@ -219,16 +224,35 @@ class KeyLookup:
                 return _No.REFUSED
             if held.age_seconds < self._trust_seconds:
                 return held
-        found = await self._ask_database(digest, now)
-        if isinstance(found, _No):
-            if not isinstance(held, KeyEntry):
-                return _No.AWAY
+            renewal = self._renewal(digest, version)
+            await asyncio.wait({renewal}, timeout=RENEWAL_SECONDS)
+            if renewal.done() and (answer := renewal.result()) is not _No.AWAY:
+                return answer
             await self._tell_redis_to_keep(digest)
             return held
+        found = await self._ask_database(digest, now)
+        if isinstance(found, _No):
+            return found
         if found is None:
-            if isinstance(held, KeyEntry):
-                # Revoked while Redis was away: what it still holds would let others in.
-                await self._tell_redis_it_is_revoked(digest)
+            return _No.REFUSED
+        return found if await self._tell_redis(digest, found, version) else _No.REFUSED
+
+    def _renewal(self, digest: str, version: int) -> asyncio.Task[KeyEntry | _No]:
+        """What the database says of an entry of Redis: the look under way, or a new one."""
+        renewal = self._renewals.get(digest)
+        if renewal is None:
+            renewal = asyncio.create_task(self._renew(digest, version), name="key-renewal")
+            self._renewals[digest] = renewal
+            renewal.add_done_callback(lambda _: self._renewals.pop(digest, None))
+        return renewal
+
+    async def _renew(self, digest: str, version: int) -> KeyEntry | _No:
+        found = await self._ask_database(digest, self._clock.now())
+        if isinstance(found, _No):
+            return found
+        if found is None:
+            # Revoked while Redis was away: what it still holds would let others in.
+            await self._tell_redis_it_is_revoked(digest)
             return _No.REFUSED
         return found if await self._tell_redis(digest, found, version) else _No.REFUSED
 

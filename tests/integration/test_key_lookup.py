@@ -274,6 +274,20 @@ async def test_a_key_redis_knows_is_good_while_the_database_is_away(
     assert left > SETTINGS.redis_cache_seconds - 5  # used, so kept for as long as the outage lasts
 
 
+async def test_callers_of_a_key_redis_knows_waited_for_a_frozen_database(
+    fragile: Stores, postgres_server: PostgresServer
+) -> None:
+    token, principal = await fragile.a_key()
+    await fragile.a_process().resolve(token)
+    postgres_server.sigstop()
+    await fragile.age_in_redis(token, seconds=SETTINGS.redis_cache_seconds - 5)
+
+    async with asyncio.timeout(1):
+        assert await fragile.a_process().resolve(token) == principal
+
+    postgres_server.sigcont()
+
+
 async def test_a_key_in_the_database_is_good_while_redis_is_away(
     fragile: Stores, private_redis: RedisServer
 ) -> None:
