@@ -9,11 +9,11 @@ import orjson
 from fastapi import APIRouter, Request
 from redis.exceptions import RedisError
 from sqlalchemy import text
-from sqlalchemy.exc import SQLAlchemyError
 from starlette.responses import Response
 
 from api.deps import Broker, broker_of
 from api.responses import json_response
+from shared.db.engine import DATABASE_ERRORS
 from shared.errors import NotFound
 from shared.observability import metrics
 from shared.queue import depth
@@ -93,7 +93,7 @@ async def database_state(via: Broker) -> str:
     try:
         async with asyncio.timeout(_CHECK_SECONDS), via.engine.connect() as connection:
             await connection.execute(text("SELECT 1"))
-    except (SQLAlchemyError, OSError, TimeoutError):
+    except DATABASE_ERRORS:
         return "unavailable"
     return "connected"
 

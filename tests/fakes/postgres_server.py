@@ -35,9 +35,13 @@ SETTINGS: Final = {
 
 
 class PostgresServer:
-    """Keeps its port and its data over kills and restarts; `stop(forget=True)` deletes the data."""
+    """Keeps its port and its data over kills and restarts; `stop(forget=True)` deletes the data.
 
-    def __init__(self) -> None:
+    `settings`: over SETTINGS.
+    """
+
+    def __init__(self, **settings: str) -> None:
+        self._settings = {**SETTINGS, **settings}
         self._run_as = server_binaries.unprivileged_user()
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-postgres-"))
         self._bin = server_binaries.readable_by_all(server_binaries.postgres_bin(), self.folder)
@@ -134,7 +138,7 @@ class PostgresServer:
             raise ServerDidNotStart(command, [done.stdout, done.stderr])
 
     def _on(self, port: int) -> ServerProcess:
-        settings = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
+        settings = [word for name, value in self._settings.items() for word in ("-c", f"{name}={value}")]
         return ServerProcess(
             [str(self._bin / "postgres"), "-D", str(self._data), "-p", str(port), *settings],
             ready="database system is ready to accept connections",

@@ -154,9 +154,10 @@ class Stack:
         schedulers: int = 1,
         settings: Mapping[str, str] | None = None,
         database_template: Path | None = None,
+        database_url: str = "",
         redis: AnyRedis | None = None,
     ) -> None:
-        """`database_template`: a migrated SQLite file to copy. `redis`: the caller's own."""
+        """`database_template`: a migrated SQLite file to copy. `database_url`, `redis`: the caller's own."""
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-stack-"))
         self._logs = self.folder / "logs"
         self._logs.mkdir()
@@ -167,7 +168,7 @@ class Stack:
         self.schedulers: list[Process] = []
         self.ended: list[Process] = []
         self.api_key = ""
-        self.database_url = f"sqlite:///{self.folder / 'headrace.db'}"
+        self.database_url = database_url or f"sqlite:///{self.folder / 'headrace.db'}"
         self._counts = (apis, workers, schedulers)
         self._settings = {**FAST, **(settings or {})}
         self._template = database_template
