@@ -1,6 +1,9 @@
 """Named points at which a process kills itself (-9), for chaos tests. Nothing when not armed.
 
 FAULTPOINTS is a comma-separated list of `<point>@<n>`: die the n-th time the point is passed.
+With `POISON@<n>` jobs harm the worker that calls their provider, as their request id says:
+`poison-exit-` ends the process, `poison-block-` holds its loop for n seconds, and
+`poison-memory-` takes all memory that it may have.
 
     W1 delivered, not begun         W5 after a flush of stream events
     W2 begun, not connected         W6 answer whole, not finished
@@ -14,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
@@ -38,6 +42,21 @@ def hit(point: str) -> None:
     _armed[point] -= 1
     if _armed[point] <= 0:
         os.kill(os.getpid(), signal.SIGKILL)
+
+
+def call(request_id: str) -> None:
+    """W2, and the harm that the job itself does."""
+    hit("W2")
+    if "POISON" not in _armed:
+        return
+    if request_id.startswith("poison-exit-"):
+        os._exit(1)
+    if request_id.startswith("poison-block-"):
+        time.sleep(_armed["POISON"])
+    if request_id.startswith("poison-memory-"):
+        hoard = bytearray()
+        while len(hoard) < 1 << 30:  # where nothing limits it, a machine is spared
+            hoard += bytes(1 << 24)
 
 
 async def during(point: str, call: Coroutine[Any, Any, _T]) -> _T:

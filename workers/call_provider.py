@@ -144,7 +144,7 @@ async def call_provider(
     phase = _Phase("first byte", first_byte)
     try:
         async with asyncio.timeout_at(loop.time() + first_byte) as clock:
-            faultpoints.hit("W2")
+            faultpoints.call(job.request_id)
             progress.sent = True
             async with session.post(
                 profile.url(request.path, job.kind),

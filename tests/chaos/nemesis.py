@@ -21,14 +21,15 @@ _LANES = [keyspace.lane(0, "openai", lane) for lane in Lane]
 
 
 class Fleet:
-    """Keeps so many workers running. Each new one is armed with the next point of the plan, until
-    the plan is through; a worker that dies without being armed is an error.
+    """Keeps so many workers running. Each new one is armed with the next point of the plan, and
+    with `then` once the plan is through. As many may die as the plan has points, and none unarmed.
     """
 
-    def __init__(self, stack: Stack, plan: Sequence[str]) -> None:
+    def __init__(self, stack: Stack, plan: Sequence[str], then: str) -> None:
         self.kills: list[Kill] = []
         self._stack = stack
         self._plan = iter(plan)
+        self._then = then
         self._planned = len(plan)
         self._watched = 0
         self._dead: set[str] = set()
@@ -44,12 +45,12 @@ class Fleet:
 
     async def keep_one(self) -> None:
         while True:
-            point = next(self._plan, "")
+            point = next(self._plan, self._then)
             worker = await self._stack.start_worker(faultpoints=point)
             await worker.has_ended(within=math.inf)
             at = time.time()
             self._stack.forget(worker)
-            if not point:
+            if not point or self.has_killed_all:
                 raise RuntimeError(f"{worker.name} ended ({worker.exit_code}):\n{worker.output()[-2000:]}")
             consumer = consumer_of(worker)
             self._dead.add(consumer)
@@ -82,10 +83,12 @@ async def watch(stack: Stack, kill: Kill, dead: Container[str]) -> None:
 
 
 @asynccontextmanager
-async def fleet(stack: Stack, plan: Sequence[str] = (), *, size: int = 2) -> AsyncIterator[Fleet]:
+async def fleet(
+    stack: Stack, plan: Sequence[str] = (), *, then: str = "", size: int = 2
+) -> AsyncIterator[Fleet]:
     """Its workers end with the block."""
     async with asyncio.TaskGroup() as group:
-        keeper = Fleet(stack, plan)
+        keeper = Fleet(stack, plan, then)
         keeper.watchers = group
         keepers = [group.create_task(keeper.keep_one(), name=f"keep-{n}") for n in range(size)]
         try:
