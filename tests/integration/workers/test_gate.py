@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -168,6 +169,39 @@ async def test_overload_opens_it_only_when_it_is_most_of_the_window(door: Door, 
     await door.call(unavailable(status))
 
     assert door.state is OPEN
+
+
+async def test_a_provider_that_comes_and_goes_opens_its_breaker_no_faster_than_it_resets(
+    link: RedisLink, clock: ManualClock
+) -> None:
+    """Up for 2 s and down for 2 s, for 5 min, asked by two workers all the time."""
+    doors = [Door(link, clock), Door(link, clock)]
+    opened_at: list[float] = []
+    left = 0.0
+    failed = 0
+
+    for step in range(1_200):
+        is_up = step % 16 < 8
+        for door in doors:
+            answer = await door.enter()
+            if isinstance(answer, Go):
+                failed += not is_up
+                door.gate.leave(
+                    answer, error=None if is_up else unavailable(), headers=ANSWERED if is_up else {}
+                )
+            await door.gate.fleet.tell()
+        for door in doors:
+            await door.gate.fleet.look()
+        _, open_seconds, _ = doors[0].gate.condition("openai")
+        if open_seconds > left:
+            opened_at.append(step / 4)
+        left = open_seconds
+        clock.advance(0.25)
+
+    reset = SETTINGS.breaker.reset_seconds
+    assert 5 < len(opened_at) <= 300 / reset
+    assert all(later - earlier >= reset for earlier, later in itertools.pairwise(opened_at))
+    assert failed <= len(opened_at) * len(doors) * SETTINGS.breaker.fail_max
 
 
 async def test_overload_with_a_wish_pauses(door: Door) -> None:
