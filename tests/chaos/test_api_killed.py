@@ -1,17 +1,19 @@
-"""An api process killed while its streams run: another one goes on with them."""
+"""An api process killed while its streams run or its callers wait: another one goes on with them."""
 
 from __future__ import annotations
 
 import asyncio
+import itertools
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
 import pytest
 
 from tests.chaos import checker, size
-from tests.chaos.callers import PATH, Manner, Notes, scripts, session_of
+from tests.chaos.callers import PATH, Manner, Notes, Script, ask, scripts, session_of
 from tests.chaos.evidence import gather, judge
-from tests.chaos.history import Exchange, History
+from tests.chaos.history import Ending, Exchange, History
 from tests.fakes.eventually import eventually
 from tests.fixtures.stack import FreshStack
 
@@ -64,6 +66,51 @@ async def test_another_api_resumes_the_streams_of_a_killed_one(
             *checker.misread(history.exchanges),
             *checker.changed_answers(history.exchanges, history.stored),
             *checker.surplus_calls(history.calls, []),
+            *checker.ledger_faults(history.ledger, history.exchanges),
+            *checker.leftovers(history),
+        ],
+        history,
+        tmp_path,
+    )
+
+
+async def test_callers_of_a_killed_api_who_ask_again_get_the_same_job(
+    fresh_stack: FreshStack, tmp_path: Path
+) -> None:
+    """Killed anywhere between the first request read and the last provider called."""
+    rng = size.dice("api killed, callers wait")
+    asks = scripts("again", rng, Manner(streams=0, delay_ms=(1000, 2000)))
+    history = History()
+    broker = await fresh_stack(apis=2, workers=1)
+    left = size.jobs(ci=40)
+    open_at_kills = 0
+
+    async with session_of(broker.api_key) as session:
+
+        async def send(url: str, script: Script) -> Exchange:
+            return await ask(session, url, script, headers={"idempotency-key": script.name})
+
+        while left > 0:
+            group = list(itertools.islice(asks, min(AT_ONCE, left)))
+            left -= len(group)
+            victim, other = broker.apis
+            before, wanted = len(broker.calls()), rng.randint(1, len(group))
+            waiting = [asyncio.create_task(send(victim.url, script)) for script in group]
+            await eventually(lambda: len(broker.calls()) >= before + wanted, "open calls", every=0.001)
+            await broker.kill9(victim)
+            open_at_kills += len(broker.calls()) - before
+            assert {e.ending for e in await asyncio.gather(*waiting)} == {Ending.LOST}
+            history.exchanges += await asyncio.gather(*(send(other.url, script) for script in group))
+            await broker.start_api()
+    await gather(broker, history, "again")
+
+    size.report("api killed, callers wait", callers=len(history.exchanges), open_at_kills=open_at_kills)
+    assert Counter(call.name for call in history.calls) == {e.name: 1 for e in history.exchanges}
+    judge(
+        [
+            *checker.unanswered(history.exchanges),
+            *checker.misread(history.exchanges),
+            *checker.changed_answers(history.exchanges, history.stored),
             *checker.ledger_faults(history.ledger, history.exchanges),
             *checker.leftovers(history),
         ],
