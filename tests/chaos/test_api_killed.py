@@ -15,6 +15,7 @@ from tests.chaos.callers import PATH, Manner, Notes, Script, ask, scripts, sessi
 from tests.chaos.evidence import gather, judge
 from tests.chaos.history import Ending, Exchange, History
 from tests.fakes.eventually import eventually
+from tests.fakes.stack import Stack
 from tests.fixtures.stack import FreshStack
 
 pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.timeout(900)]
@@ -94,9 +95,9 @@ async def test_callers_of_a_killed_api_who_ask_again_get_the_same_job(
             group = list(itertools.islice(asks, min(AT_ONCE, left)))
             left -= len(group)
             victim, other = broker.apis
-            before, wanted = len(broker.calls()), rng.randint(1, len(group))
+            before = len(broker.calls())
             waiting = [asyncio.create_task(send(victim.url, script)) for script in group]
-            await eventually(lambda: len(broker.calls()) >= before + wanted, "open calls", every=0.001)
+            await _are_called(broker, before + rng.randint(1, len(group)))
             await broker.kill9(victim)
             open_at_kills += len(broker.calls()) - before
             assert {e.ending for e in await asyncio.gather(*waiting)} == {Ending.LOST}
@@ -146,6 +147,10 @@ async def _replay(session: aiohttp.ClientSession, url: str, notes: Notes) -> byt
     """The stream as it is read when nothing disturbs it."""
     async with session.get(f"{url}/api/v1/jobs/{notes.job}/events") as answer:
         return await answer.read()
+
+
+async def _are_called(broker: Stack, calls: int) -> None:
+    await eventually(lambda: len(broker.calls()) >= calls, f"{calls} calls", every=0.001)
 
 
 async def _are_under_way(streams: list[Notes], events: int) -> None:

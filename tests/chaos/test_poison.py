@@ -25,6 +25,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.xdist_group("chaos"), pytest.mark.t
 
 BESIDE = Manner(streams=0, delay_ms=(50, 150))
 NEIGHBOURS = 20
+SPARE_BYTES = 256 << 20
 
 
 async def test_the_neighbours_of_a_poison_job_were_set_aside_with_it(broker: Stack, tmp_path: Path) -> None:
@@ -179,9 +180,12 @@ async def test_a_job_that_takes_all_memory_costs_no_other_answer(broker: Stack, 
 
 async def _keep_one(broker: Stack, dead: list[Process]) -> None:
     """A worker with little memory to spare, and another one whenever it dies."""
+    # Before it runs: what it takes first may be the job. An api is about as large.
+    memory = psutil.Process(broker.apis[0].pid).memory_info().vms + SPARE_BYTES
     while True:
-        worker = await broker.start_worker(faultpoints="POISON")
-        _limit_memory(worker)
+        worker = broker.spawn_worker(faultpoints="POISON")
+        resource.prlimit(worker.pid, resource.RLIMIT_AS, (memory, memory))
+        await broker.ready(worker)
         await worker.has_ended(within=math.inf)
         broker.forget(worker)
         dead.append(worker)
@@ -205,12 +209,6 @@ async def _dead_letters(broker: Stack, exchange: Exchange) -> list[str]:
     async with redis_of(broker) as redis:
         letters = await redis.xrange(keyspace.dead(0, "openai"))
     return [fields["reason"] for _, fields in letters if exchange.name in fields["header"]]
-
-
-def _limit_memory(worker: Process) -> None:
-    """As `ulimit -v` would, to a little more than it has."""
-    limit = psutil.Process(worker.pid).memory_info().vms + (256 << 20)
-    resource.prlimit(worker.pid, resource.RLIMIT_AS, (limit, limit))
 
 
 def _report(test: str, neighbours: list[Exchange], **figures: object) -> None:
