@@ -15,7 +15,7 @@ import asyncpg  # type: ignore[import-untyped]  # ships no type information
 import pytest
 
 from shared import keyspace
-from shared.db.engine import POOL_OVERFLOW, POOL_SIZE, POOL_WAIT_SECONDS
+from shared.db.engine import LOCK_SECONDS, POOL_OVERFLOW, POOL_SIZE, POOL_WAIT_SECONDS
 from shared.ids import AccountId
 from tests.chaos import checker, size
 from tests.chaos.callers import Manner, Script, ask, closed_loop, scripts, session_of
@@ -200,6 +200,25 @@ async def test_whoever_needs_a_connection_while_all_are_taken_is_told(
     assert set(after) == {404}, "there is none"
     assert held <= 2 * (POOL_SIZE + POOL_OVERFLOW)
     _judge(history, tmp_path)
+
+
+async def test_whoever_needs_a_locked_table_is_told_in_time(broker: Stack) -> None:
+    """More of them than the pool has connections."""
+    (api,) = broker.apis
+    callers = POOL_SIZE + POOL_OVERFLOW + 5
+    async with session_of(broker.api_key) as session:
+        assert await _models(session, api) == 200  # the key is known
+        async with _connection(broker.database_url) as connection, connection.transaction():
+            await connection.execute("LOCK TABLE account_preferences IN ACCESS EXCLUSIVE MODE")
+            began_at = time.monotonic()
+            told = await asyncio.gather(*(_preferences(session, api) for _ in range(callers)))
+            took = time.monotonic() - began_at
+        after = await asyncio.gather(*(_preferences(session, api) for _ in range(callers)))
+
+    size.report("table locked", callers=callers, slowest_seconds=round(took, 2))
+    assert set(told) == {503}
+    assert took < LOCK_SECONDS + POOL_WAIT_SECONDS + 1.5
+    assert set(after) == {404}, "there is none"
 
 
 @pytest.mark.parametrize(
