@@ -32,31 +32,38 @@ local position, wait_ms = 0, 0
 local window, cap, rate = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[17])
 local entries = redis.call('XLEN', KEYS[2])
 local waiting = redis.call('ZCARD', KEYS[3])
-if waiting > 0 then
-  entries = entries + waiting + redis.call('ZCARD', KEYS[3] .. ':parked')
-  if entries >= tonumber(ARGV[7]) then
-    return {'full', entries}
-  end
+local held = (waiting > 0 or cap > 0) and redis.call('ZCARD', KEYS[3] .. ':parked') or 0
+entries = entries + waiting + held
+if entries >= tonumber(ARGV[7]) then
+  return {'full', entries}
+end
+if waiting + held > 0 then
   local t = redis.call('HMGET', KEYS[3] .. ':tenants', 'n:' .. ARGV[4], 'active')
   local mine, active = tonumber(t[1] or 0), tonumber(t[2] or 0)
-  if mine >= tonumber(ARGV[16]) then
-    return {'tenant_full', mine}
+  local parked = held > 0 and redis.call('ZLEXCOUNT', KEYS[3] .. ':parked', names_of(ARGV[4])) or 0
+  if mine + parked >= tonumber(ARGV[16]) then
+    return {'tenant_full', mine + parked}
   end
-  local ahead = tonumber(ARGV[18]) + undelivered(KEYS[2], window)
-  local others = mine > 0 and active or active + 1
-  position = ahead + math.min(waiting, mine * others) + 1
-  if rate > 0 then
-    wait_ms = position * 1000000 / rate
-    -- Calls differ: one that mostly takes longer than this caller waits may still be tried. And
-    -- estimates are off by a tenth or so: an early refusal is better than a late one.
-    local most = 0.9 * (budget - math.min(tonumber(ARGV[19]), budget / 2))
-    if wait_ms > most then
-      local alone_ms = (ahead + 1) * 1000000 / rate
-      return {'hopeless', int(wait_ms + budget - most), alone_ms <= most and '1' or ''}
+  if waiting > 0 or is_capped(KEYS[3], ARGV[4], cap) then
+    local ahead = tonumber(ARGV[18]) + undelivered(KEYS[2], window)
+    local others = mine > 0 and active or active + 1
+    position = ahead + parked + math.min(waiting, mine * others) + 1
+    if rate > 0 then
+      local call_ms = tonumber(ARGV[19])
+      wait_ms = position * 1000000 / rate
+      if parked > 0 and cap > 0 then
+        -- They end no faster than as many at once can.
+        wait_ms = math.max(wait_ms, (parked + 1) * call_ms / cap)
+      end
+      -- Calls differ: one that mostly takes longer than this caller waits may still be tried. And
+      -- estimates are off by a tenth or so: an early refusal is better than a late one.
+      local most = 0.9 * (budget - math.min(call_ms, budget / 2))
+      if wait_ms > most then
+        local alone_ms = (ahead + 1) * 1000000 / rate
+        return {'hopeless', int(wait_ms + budget - most), alone_ms <= most and '1' or ''}
+      end
     end
   end
-elseif entries >= tonumber(ARGV[7]) then
-  return {'full', entries}
 end
 redis.call('HSET', KEYS[1],
   'header', ARGV[2], 'body', ARGV[3], 'account', ARGV[4], 'state', 'queued', 'fence', 0,

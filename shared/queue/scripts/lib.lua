@@ -163,7 +163,9 @@ local function refill(lane, backlog, window, cap)
     count_out(backlog, f[3] or '')
     if f[1] == 'queued' and f[2] == '' and f[4] == backlog then
       if is_capped(backlog, f[3], cap) then
-        redis.call('ZADD', backlog .. ':parked', 0, f[3] .. '|' .. string.format('%020.0f', top[2]) .. '|' .. top[1])
+        local place = f[3] .. '|' .. string.format('%020.0f', top[2]) .. '|' .. top[1]
+        redis.call('ZADD', backlog .. ':parked', 0, place)
+        redis.call('HSET', top[1], 'parked', place)
       else
         to_lane(top[1], string.match(top[1], '[^:]+$'), lane, backlog, f[3], cap)
         room = room - 1
@@ -183,11 +185,37 @@ local function push(job, id, lane, backlog, account, cost, window, cap)
   end
 end
 
+-- The jobs of one tenant among those parked, as bounds of their names.
+local function names_of(account)
+  return '[' .. account .. '|', '[' .. account .. '|\255'
+end
+
+-- A tenant at its cap may have one job more in the lane: the first that waits for it.
+local function unpark(backlog, account)
+  local parked = backlog .. ':parked'
+  local from, to = names_of(account)
+  for _ = 1, 1000 do
+    local first = redis.call('ZRANGEBYLEX', parked, from, to, 'LIMIT', 0, 1)[1]
+    if not first then
+      return
+    end
+    redis.call('ZREM', parked, first)
+    local job = string.match(first, '|%d+|(.+)$')
+    local waits = redis.call('HMGET', job, 'state', 'entry', 'backlog')
+    if waits[1] == 'queued' and waits[2] == '' and waits[3] == backlog then
+      -- Not the lane of whoever made room: one that moved may be ended by who knows only where it began.
+      local lane = string.gsub(backlog, ':backlog:', ':lane:', 1)
+      to_lane(job, string.match(job, '[^:]+$'), lane, backlog, account, 1)
+      return
+    end
+  end
+end
+
 -- A job leaves its lane or its backlog, for good or for a while, and `...` are its fields from then on.
 -- They are written first: where memory is short, Redis before 7.0 refuses a script at its first write
 -- that may take more, and whatever came before that would have been done for nothing.
 local function take_off(job, lane, ...)
-  local f = redis.call('HMGET', job, 'entry', 'backlog', 'flying', 'account')
+  local f = redis.call('HMGET', job, 'entry', 'backlog', 'flying', 'account', 'parked')
   redis.call('HSET', job, 'entry', '', ...)
   drop_entry(lane, f[1])
   local backlog = f[2]
@@ -197,22 +225,16 @@ local function take_off(job, lane, ...)
   if f[1] == '' and redis.call('ZREM', backlog, job) == 1 then
     count_out(backlog, f[4])
   end
+  if f[5] then
+    redis.call('ZREM', backlog .. ':parked', f[5])
+    redis.call('HDEL', job, 'parked')
+  end
   if f[3] then
     redis.call('HDEL', job, 'flying')
     if redis.call('HINCRBY', backlog .. ':flying', f[4], -1) <= 0 then
       redis.call('HDEL', backlog .. ':flying', f[4])
     end
-    -- Its tenant may have another one running now.
-    local parked = backlog .. ':parked'
-    local first = redis.call('ZRANGEBYLEX', parked, '[' .. f[4] .. '|', '[' .. f[4] .. '|\255', 'LIMIT', 0, 1)[1]
-    if first then
-      redis.call('ZREM', parked, first)
-      local other = string.match(first, '|%d+|(.+)$')
-      local waits = redis.call('HMGET', other, 'state', 'entry')
-      if waits[1] == 'queued' and waits[2] == '' then
-        to_lane(other, string.match(other, '[^:]+$'), lane, backlog, f[4], 1)
-      end
-    end
+    unpark(backlog, f[4])
   end
 end
 

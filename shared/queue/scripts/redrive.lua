@@ -9,7 +9,7 @@ end
 if not f[2] then
   return {'gone'}
 end
-local entries = redis.call('XLEN', KEYS[3]) + redis.call('ZCARD', KEYS[4])
+local entries = redis.call('XLEN', KEYS[3]) + redis.call('ZCARD', KEYS[4]) + redis.call('ZCARD', KEYS[4] .. ':parked')
 if entries >= tonumber(ARGV[4]) then
   return {'full', entries}
 end

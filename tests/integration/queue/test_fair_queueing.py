@@ -10,11 +10,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from shared import keyspace
-from shared.domain.job import Job, Lane
+from shared.domain.job import Job, Lane, Target
 from shared.errors import QueueFull, TooManyWaiting, WaitTooLong
 from shared.ids import AccountId
 from shared.queue import depth
-from shared.queue.consumer import Consumer
+from shared.queue.consumer import Consumer, Lease
 from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
 from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
@@ -187,6 +187,55 @@ async def test_a_capped_tenant_is_not_forgotten_when_its_jobs_vanish(link: Redis
     await worker.refill()
 
     assert len(await queue.entries(lost.job)) == 1
+
+
+async def test_what_waits_for_a_capped_tenant_counts_against_all_bounds(link: RedisLink) -> None:
+    capped = QueueSettings(ready_window=WINDOW, tenant_max_in_flight=1, tenant_max_waiting=5)
+    queue = await a_queue(link, capped)
+    await submit(queue, "big", count=6)
+
+    with pytest.raises(TooManyWaiting):
+        await submit(queue, "big")
+    roomy = Queue(link, capped.model_copy(update={"tenant_max_waiting": 50}))
+    with pytest.raises(TooManyWaiting):
+        await roomy.producer.enqueue(of("big", budget_ms=1_000), reply_to="", drained_per_second=4)
+    small = Queue(link, capped.model_copy(update={"max_lane_entries": 6}))
+    with pytest.raises(QueueFull):
+        await submit(small, "other")
+
+
+async def test_a_capped_tenant_goes_on_when_the_next_of_its_jobs_was_cancelled(link: RedisLink) -> None:
+    queue = await a_queue(link, QueueSettings(ready_window=WINDOW, tenant_max_in_flight=1))
+    worker = queue.consumer("worker")
+    jobs = [of("big") for _ in range(3)]
+    await queue.enqueue(*jobs)
+    await submit(queue, "other")
+    await queue.producer.cancel(jobs[1])
+
+    turns = [(await finished(queue, worker)).job.id for _ in range(3)]
+
+    assert jobs[2].id in turns
+
+
+async def test_a_job_that_moved_and_was_cancelled_makes_room_where_it_was(link: RedisLink) -> None:
+    queue = await a_queue(link, QueueSettings(ready_window=WINDOW, tenant_max_in_flight=1))
+    worker = queue.consumer("worker")
+    there = (Target("anthropic", "m"),)
+    moved, waiting = of("big", plan=(Target(PROVIDER, "m"), *there)), of("big", plan=there)
+    await queue.enqueue(moved)
+    await worker.move(await queue.lease(worker), why="it failed", call_failed=True)
+    await queue.enqueue(waiting)
+
+    await queue.producer.cancel(moved)
+
+    assert waiting.id in await queue.entries(waiting)
+
+
+async def finished(queue: Queue, worker: Consumer) -> Lease:
+    """The next job, done."""
+    lease = await queue.lease(worker)
+    await queue.finish(worker, lease)
+    return lease
 
 
 async def test_a_tenant_may_not_fill_the_queue(link: RedisLink) -> None:
