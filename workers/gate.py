@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC
 from enum import StrEnum
 from random import Random
@@ -56,6 +56,11 @@ _AGAIN_SECONDS: Final = 0.2
 _SPREAD_SECONDS: Final = 0.5
 """What waits for the same moment comes back over so long a time."""
 _FULL_SECONDS: Final = (0.25, 1.0)
+_BACK_A_SECOND: Final = 50
+_BACK_A_SECOND_A_CALL: Final = 20
+"""How many of those turned away from a full account come back in a second, and how many more for each
+call that runs there: enough to take every place that is freed, however many wait."""
+_LONGEST_TURN_SECONDS: Final = 10.0
 _UNTOLD_OUTPUT_TOKENS: Final = 1_000
 """Of a request that does not bound its answer; corrected when it is there."""
 _NO_OUTPUT: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS})
@@ -123,6 +128,8 @@ class Gate:
         self._returned: list[tuple[Permit, Amounts | None]] = []
         self._something_returned = asyncio.Event()
         self._limits_read_at: dict[tuple[str, str], float] = {}
+        self._last_turn: dict[tuple[str, str, Lane], float] = {}
+        """When the last of those turned away from a full account comes back."""
 
     @classmethod
     def of_worker(
@@ -156,7 +163,8 @@ class Gate:
         if paused > 0:
             return self._wait(paused, WaitReason.PAUSED)
         if self.pacing.room(*account) <= 0:
-            return Wait(self._rng.uniform(*_FULL_SECONDS), WaitReason.PACED)
+            seconds = self._turn(account, job, self._rng.uniform(*_FULL_SECONDS), remaining_seconds)
+            return Wait(seconds, WaitReason.PACED)
         breaker = self.fleet.breakers.get(profile, target.credential)
         admission = breaker.admit()
         if not admission.allowed:
@@ -261,7 +269,8 @@ class Gate:
             return self._wait(1.0, WaitReason.NO_PERMIT)
         if isinstance(answer, NoPermit):
             go.permit = None
-            return self._wait(answer.seconds, WaitReason.NO_PERMIT)
+            wait = self._wait(answer.seconds, WaitReason.NO_PERMIT)
+            return replace(wait, seconds=self._turn(account, job, wait.seconds, go.budget_seconds))
         go.permit = answer
         return None
 
@@ -324,6 +333,19 @@ class Gate:
 
     def _wait(self, seconds: float, reason: WaitReason) -> Wait:
         return Wait(seconds + self._rng.uniform(0.0, min(_SPREAD_SECONDS, seconds)), reason)
+
+    def _turn(self, account: tuple[str, str], job: Job, seconds: float, remaining_seconds: float) -> float:
+        """`seconds`, or more while many others of its lane were turned away before.
+
+        They come back one after another: thousands that ask every second would keep worker and Redis
+        busy with nothing. Never so late that little of the job's time is left.
+        """
+        now = self._clock.monotonic()
+        place = (*account, job.lane)
+        rate = _BACK_A_SECOND + _BACK_A_SECOND_A_CALL * self.pacing.running(*account)
+        at = min(max(now, self._last_turn.get(place, now)) + 1 / rate, now + _LONGEST_TURN_SECONDS)
+        self._last_turn[place] = at
+        return max(seconds, min(at - now, remaining_seconds / 4))
 
     async def _return_forever(self) -> None:
         next_renewal = 0.0

@@ -131,6 +131,10 @@ class Pacing:
         pace = self._pace(provider, credential)
         return max(0, pace.allowance - pace.running)
 
+    def running(self, provider: str, credential: str) -> int:
+        """Calls of this process under way."""
+        return self._pace(provider, credential).running
+
     def started(self, provider: str, credential: str) -> float:
         """One call more; the moment to hand to `refused`. Each is ended by `ended`."""
         self._pace(provider, credential).running += 1

@@ -299,6 +299,28 @@ async def test_the_end_of_a_pause_is_no_stampede(door: Door, clock: ManualClock)
     assert door.gate.room("openai") == 0
 
 
+@pytest.mark.parametrize("limits", [None, AccountLimits(concurrent=1)])
+async def test_of_thousands_that_find_an_account_full_few_come_back_in_a_second(
+    link: RedisLink, clock: ManualClock, limits: AccountLimits | None
+) -> None:
+    door = Door(link, clock, limits)
+    if limits is None:
+        await door.call(ProviderRateLimited("Slow.", provider="openai", retry_after_seconds=1))
+        clock.advance(2)
+    await door.go()
+
+    waits = [await door.wait() for _ in range(2_000)]
+    urgent = await door.enter(a_job(), remaining_seconds=4)
+    other_lane = await door.enter(a_job(lane=Lane.STANDARD))
+
+    assert sum(wait.seconds <= 1 for wait in waits) <= 100
+    assert max(wait.seconds for wait in waits) <= 10
+    assert isinstance(urgent, Wait)
+    assert urgent.seconds <= 1
+    assert isinstance(other_lane, Wait)
+    assert other_lane.seconds <= 1
+
+
 async def test_headers_that_leave_nothing_pause_before_a_refusal(door: Door) -> None:
     go = await door.go()
 
