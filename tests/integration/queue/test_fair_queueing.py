@@ -15,6 +15,7 @@ from shared.errors import QueueFull, TooManyWaiting, WaitTooLong
 from shared.ids import AccountId
 from shared.queue import depth
 from shared.queue.consumer import Consumer, Lease
+from shared.queue.producer import Accepted
 from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
 from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
@@ -274,6 +275,29 @@ async def test_a_wait_longer_than_the_deadline_is_refused_at_the_door(narrow: Qu
     with pytest.raises(WaitTooLong) as busy:
         await narrow.producer.enqueue(of("third", budget_ms=200), reply_to="", drained_per_second=10)
     assert busy.value.status == 503
+
+
+@pytest.mark.parametrize(
+    ("call_seconds", "budget_ms", "is_taken"),
+    [(0.0, 6_000, True), (1.0, 6_000, False), (1.0, 7_000, True), (60.0, 12_000, True)],
+)
+async def test_the_call_itself_counts_at_the_door_up_to_half_of_the_time(
+    narrow: Queue, call_seconds: float, budget_ms: int, is_taken: bool
+) -> None:
+    """5 s of waiting: of 10 a second, 50 come first."""
+    await submit(narrow, "flood", count=49)
+    job = of("flood", budget_ms=budget_ms)
+
+    async def enqueue() -> Accepted:
+        return await narrow.producer.enqueue(
+            job, reply_to="", drained_per_second=10, call_seconds=call_seconds
+        )
+
+    if is_taken:
+        assert (await enqueue()).wait_ms == 5_000
+    else:
+        with pytest.raises(TooManyWaiting):
+            await enqueue()
 
 
 async def test_a_fleet_whose_speed_nobody_knows_turns_nobody_away(narrow: Queue) -> None:
