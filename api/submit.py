@@ -118,6 +118,8 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             principal=principal,
             surface=call.surface,
             plan=call.plan,
+            fallback_on=call.fallback_on,
+            lane=lane,
             include_usage=call.include_usage,
         )
     job = Job(

@@ -8,13 +8,13 @@ takes nothing from the others: a job is stopped when its last reader is gone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Final
 
 import orjson
 from starlette.datastructures import Headers
 
-from shared.domain.job import JobKind, Surface, Target
+from shared.domain.job import FallbackOn, JobKind, Lane, Surface, Target
 from shared.domain.principal import Principal
 
 ASKED: Final = "x-headrace-single-flight"
@@ -35,9 +35,14 @@ def digest_of(
     principal: Principal,
     surface: Surface,
     plan: Sequence[Target],
+    fallback_on: Collection[FallbackOn],
+    lane: Lane,
     include_usage: bool,
 ) -> str:
-    """Equal for requests of one account, and of no two accounts, that are the same in all they say."""
+    """Equal for requests of one account, and of no two accounts, that are the same in all they say.
+
+    In headers too: one that is urgent must not wait where another chose to.
+    """
     where = [(target.provider, target.model, target.credential) for target in plan]
-    asked = [principal.account, kind, surface, where, include_usage, document]
+    asked = [principal.account, kind, surface, where, sorted(fallback_on), lane, include_usage, document]
     return hashlib.sha256(orjson.dumps(asked, option=orjson.OPT_SORT_KEYS)).hexdigest()

@@ -69,8 +69,9 @@ async def test_identical_streams_are_one_call_and_each_is_whole(fresh_stack: Fre
         ({"max_tokens": 5}, {}),
         ({}, {"x-headrace-single-flight": "false"}),
         ({}, {"idempotency-key": "mine"}),
+        ({}, {"x-headrace-priority": "batch"}),
     ],
-    ids=["chance", "another question", "refused", "a key of its own"],
+    ids=["chance", "another question", "refused", "a key of its own", "another lane"],
 )
 async def test_what_is_not_the_same_runs_by_itself(
     fresh_stack: FreshStack, change: dict[str, Any], headers: dict[str, str]

@@ -24,6 +24,9 @@ if KEYS[4] then
     -- Not one that ends long before this caller's patience does.
     if l[1] and not TERMINAL[l[1]] and not l[5] and tonumber(l[2]) >= now + budget / 2 then
       redis.call('HSET', first, 'reply', with_item(l[3], ARGV[8]), 'readers', with_item(l[4], ARGV[10]))
+      if ARGV[11] ~= '' then
+        redis.call('HSET', first, 'keep', ARGV[11])
+      end
       return {'joined', string.match(first, '[^:]+$')}
     end
   end

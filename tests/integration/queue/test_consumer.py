@@ -281,3 +281,17 @@ async def test_a_hundred_workers_finish_each_job_once(queue: Queue) -> None:
     assert sum(done) == 500
     assert sorted(job_id for job_id, _ in await queue.usage()) == sorted(job.id for job in jobs)
     assert {await queue.state(job) for job in jobs} == {JobState.SUCCEEDED}
+
+
+async def test_a_job_joined_by_a_caller_that_wants_it_in_any_case_is_kept(link: RedisLink) -> None:
+    queue = Queue(link, QueueSettings())
+    await queue.consumer("nobody").create_groups()
+    first, twin = a_job(), a_job()
+    await queue.producer.enqueue(first, reply_to="", reader="one", twins="d" * 64)
+
+    joined = await queue.producer.enqueue(twin, reply_to="", reader="two", keep=True, twins="d" * 64)
+    for reader in ("one", "two"):
+        await queue.producer.leave(first, reader)
+
+    assert joined.joined == first.id
+    assert await queue.producer.cancel(first, if_unread=True) == "kept"
