@@ -138,7 +138,12 @@ local function count_out(backlog, account)
   if redis.call('EXISTS', backlog) == 0 then
     -- The busy period is over: all tags are equal again.
     redis.call('DEL', tenants)
-  elseif redis.call('HINCRBY', tenants, 'n:' .. account, -1) <= 0 then
+    return
+  end
+  -- Of a job that vanished nobody knows the tenant: its count stays until the busy period is over.
+  local left = redis.call('HEXISTS', tenants, 'n:' .. account) == 1
+    and redis.call('HINCRBY', tenants, 'n:' .. account, -1)
+  if left and left <= 0 then
     redis.call('HDEL', tenants, 'n:' .. account)
     redis.call('HINCRBY', tenants, 'active', -1)
   end

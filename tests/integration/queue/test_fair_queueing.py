@@ -239,6 +239,23 @@ async def finished(queue: Queue, worker: Consumer) -> Lease:
     return lease
 
 
+async def test_jobs_that_vanish_while_they_wait_do_not_spoil_the_estimates(
+    narrow: Queue, link: RedisLink
+) -> None:
+    worker = narrow.consumer("worker")
+    await submit(narrow, "filler", count=WINDOW)
+    lost = [of("lost") for _ in range(3)]
+    await narrow.enqueue(*lost)
+    await submit(narrow, "a", count=5, cost=100)
+    await link.execute("DEL", *(keyspace.job(0, job.id) for job in lost))
+    for _ in range(2):
+        await next_tenant(narrow, worker)
+
+    accepted = await narrow.producer.enqueue(of("a"), reply_to="")
+
+    assert accepted.position > WINDOW
+
+
 async def test_a_tenant_may_not_fill_the_queue(link: RedisLink) -> None:
     queue = await a_queue(link, QueueSettings(ready_window=WINDOW, tenant_max_waiting=3))
     await submit(queue, "flood", count=WINDOW + 3)
