@@ -10,6 +10,7 @@ each transition is one atomic script in Redis Cluster too.
 | ...:backlog:<provider>:<lane>:tenants | hash | tags and counts of their tenants | promotion |
 | ...:backlog:<provider>:<lane>:parked | zset | `<account>|<tag>|<job>` of tenants at their cap | promotion |
 | ...:backlog:<provider>:<lane>:flying | hash | jobs in a lane with a cap, by tenant | promotion |
+| ...:backlog:<provider>:<lane>:aside | hash | jobs put aside until due, in all and by tenant | promotion |
 | hr:{s}:retries:<provider> | string | hundredths of retries the fleet may spend | never |
 | hr:{s}:retries:<provider>:reserve | string | retries of the last ten seconds beside these | TTL |
 | hr:{s}:flight:<digest> | string | the first of identical jobs in flight: its key | TTL |

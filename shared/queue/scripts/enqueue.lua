@@ -36,16 +36,18 @@ local window, cap, rate = tonumber(ARGV[14]), tonumber(ARGV[15]), tonumber(ARGV[
 local entries = redis.call('XLEN', KEYS[2])
 local waiting = redis.call('ZCARD', KEYS[3])
 local held = (waiting > 0 or cap > 0) and redis.call('ZCARD', KEYS[3] .. ':parked') or 0
-entries = entries + waiting + held
+local aside = redis.call('HMGET', KEYS[3] .. ':aside', '', ARGV[4])
+entries = entries + waiting + held + tonumber(aside[1] or 0)
 if entries >= tonumber(ARGV[7]) then
   return {'full', entries}
 end
-if waiting + held > 0 then
+if waiting + held > 0 or aside[2] then
   local t = redis.call('HMGET', KEYS[3] .. ':tenants', 'n:' .. ARGV[4], 'active')
   local mine, active = tonumber(t[1] or 0), tonumber(t[2] or 0)
   local parked = held > 0 and redis.call('ZLEXCOUNT', KEYS[3] .. ':parked', names_of(ARGV[4])) or 0
-  if mine + parked >= tonumber(ARGV[16]) then
-    return {'tenant_full', mine + parked}
+  local in_all = mine + parked + tonumber(aside[2] or 0)
+  if in_all >= tonumber(ARGV[16]) then
+    return {'tenant_full', in_all}
   end
   if waiting > 0 or is_capped(KEYS[3], ARGV[4], cap) then
     local ahead = tonumber(ARGV[18]) + undelivered(KEYS[2], window)

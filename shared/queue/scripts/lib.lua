@@ -190,6 +190,16 @@ local function push(job, id, lane, backlog, account, cost, window, cap)
   end
 end
 
+-- Jobs put aside until they are due, in all (field '') and by tenant: they come back to this lane.
+local function count_aside(backlog, account, by)
+  local aside = backlog .. ':aside'
+  if redis.call('HINCRBY', aside, '', by) <= 0 then
+    redis.call('DEL', aside)
+  elseif account and redis.call('HINCRBY', aside, account, by) <= 0 then
+    redis.call('HDEL', aside, account)
+  end
+end
+
 -- The jobs of one tenant among those parked, as bounds of their names.
 local function names_of(account)
   return '[' .. account .. '|', '[' .. account .. '|\255'

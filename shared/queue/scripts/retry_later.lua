@@ -5,7 +5,8 @@
 --       retries allowed in any ten seconds beside it, most ms from when no call failed first, or ''
 -- Returns 1 put aside (also when replayed), 0 refused, 2 its deadline comes first: finish it instead,
 --       3 the fleet has no retry to spare, 4 it was put aside for long enough
-local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'aside_since')
+local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'aside_since',
+  'backlog', 'account')
 if f[2] ~= ARGV[2] then
   return 0
 end
@@ -48,5 +49,7 @@ else
 end
 -- This delivery ended with its worker alive, so it does not count towards poison.
 take_off(KEYS[1], KEYS[2], 'state', 'queued', 'holder', '', 'deliveries', math.max(tonumber(f[5]) - 1, 0))
-redis.call('ZADD', KEYS[3], int(due), ARGV[1] .. '|' .. ARGV[4])
+if redis.call('ZADD', KEYS[3], int(due), ARGV[1] .. '|' .. ARGV[4]) == 1 and f[7] then
+  count_aside(f[7], f[8], 1)
+end
 return 1

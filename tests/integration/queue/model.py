@@ -109,6 +109,8 @@ class Model:
         held = len(lane.entries) + sum(
             self.waits(other) for other in self.jobs.values() if other.lane == keys[1]
         )
+        aside = [self.jobs.get(member.partition("|")[0]) for member in self.delayed]
+        held += sum(other is not None and other.lane == keys[1] for other in aside)
         if held >= int(most):
             return ["full", held]
         job = ModelJob(job_id, keys[1], account, fingerprint, [reply] if reply else [], int(budget))

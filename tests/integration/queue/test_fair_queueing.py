@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from dataclasses import replace
 
@@ -15,6 +16,7 @@ from shared.errors import QueueFull, TooManyWaiting, WaitTooLong
 from shared.ids import AccountId
 from shared.queue import depth
 from shared.queue.consumer import Consumer, Lease
+from shared.queue.delays import Delays
 from shared.queue.producer import Accepted
 from shared.queue.redis_link import RedisLink
 from shared.settings import QueueSettings
@@ -274,6 +276,26 @@ async def test_what_waits_in_a_backlog_counts_against_the_bound_of_its_lane(link
 
     with pytest.raises(QueueFull):
         await submit(queue, "b")
+
+
+async def test_jobs_put_aside_count_against_both_bounds_until_they_are_back(
+    link: RedisLink,
+) -> None:
+    queue = await a_queue(link, QueueSettings(max_lane_entries=5, tenant_max_waiting=3))
+    worker = queue.consumer("worker")
+    for tenant in ("a", "a", "a", "b"):
+        await submit(queue, tenant)
+        await worker.defer(await queue.lease(worker), delay_seconds=0.3)
+
+    with pytest.raises(TooManyWaiting):
+        await submit(queue, "a")
+    await submit(queue, "b")
+    with pytest.raises(QueueFull):
+        await submit(queue, "c")
+    await asyncio.sleep(0.4)
+    await Delays(link, queue.settings).promote([PROVIDER])
+
+    assert not await link.execute("EXISTS", f"{keyspace.backlog(0, PROVIDER, Lane.INTERACTIVE)}:aside")
 
 
 async def test_a_wait_longer_than_the_deadline_is_refused_at_the_door(narrow: Queue) -> None:
