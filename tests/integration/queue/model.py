@@ -109,8 +109,8 @@ class Model:
         held = len(lane.entries) + sum(
             self.waits(other) for other in self.jobs.values() if other.lane == keys[1]
         )
-        aside = [self.jobs.get(member.partition("|")[0]) for member in self.delayed]
-        held += sum(other is not None and other.lane == keys[1] for other in aside)
+        lane_name = keys[1].rpartition(":")[2]
+        held += sum(member.endswith(f"|{lane_name}") for member in self.delayed)
         if held >= int(most):
             return ["full", held]
         job = ModelJob(job_id, keys[1], account, fingerprint, [reply] if reply else [], int(budget))

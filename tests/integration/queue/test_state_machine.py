@@ -62,7 +62,7 @@ FIXED_KEYS: Final = {
     f"{keyspace.retries(0, PROVIDER)}:reserve",
 }
 BACKLOG_KEYS: Final = {
-    f"{keyspace.backlog(0, PROVIDER, lane)}{end}" for lane in Lane for end in ("", ":tenants")
+    f"{keyspace.backlog(0, PROVIDER, lane)}{end}" for lane in Lane for end in ("", ":tenants", ":aside")
 }
 STRANGER: Final = AccountId("stranger")
 
@@ -210,7 +210,9 @@ class QueueMachine(RuleBasedStateMachine):
         waiting = sum(
             self.model.waits(other) for other in self.model.jobs.values() if other.lane == LANE_KEYS[lane]
         )
-        is_full = len(self.model.lanes[LANE_KEYS[lane]].entries) + waiting >= SETTINGS.max_lane_entries
+        aside = sum(member.endswith(f"|{lane}") for member in self.model.delayed)
+        held = len(self.model.lanes[LANE_KEYS[lane]].entries) + waiting + aside
+        is_full = held >= SETTINGS.max_lane_entries
         try:
             accepted = self.run(
                 self.producer.enqueue(
@@ -472,6 +474,10 @@ class QueueMachine(RuleBasedStateMachine):
             await self._check_backlog(key, [job for job in jobs if job.lane == key and self.model.waits(job)])
         members = await self.link.execute("ZRANGE", keyspace.delayed(0, PROVIDER), 0, -1)
         assert {text(member) for member in members} == set(self.model.delayed)
+        for lane_name, key in LANE_KEYS.items():
+            aside = sum(member.endswith(f"|{lane_name}") for member in self.model.delayed)
+            counted = await self.link.execute("HGET", f"{key.replace(':lane:', ':backlog:')}:aside", "")
+            assert int(counted or 0) == aside
         for job in jobs:
             if job.is_over:
                 continue
