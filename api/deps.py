@@ -66,6 +66,11 @@ def request_id_of(scope: Scope) -> RequestId:
     return request_id
 
 
+def headers_of(scope: Scope) -> dict[str, str]:
+    """By lower-case name; of several of one name the first. For those who look at many of them."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
 async def authenticate(request: Request, broker: Broker) -> Principal:
     """Who sent this. Raises AuthenticationFailed."""
     token = token_of(request.scope)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Mapping
 from typing import Any, Final
 
 import orjson
-from starlette.datastructures import Headers
 
 from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
@@ -27,7 +27,7 @@ RETAIN_SECONDS: Final = 86_400.0
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 
-def key_of(headers: Headers) -> str | None:
+def key_of(headers: Mapping[str, str]) -> str | None:
     key = headers.get("idempotency-key")
     if key is None:
         return None

@@ -6,19 +6,18 @@ plan ──> Job ──> expect ──> enqueue ──> outcome | EventStream
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
 import orjson
-from starlette.datastructures import Headers
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api import twins
 from api.answers import event_stream, job_headers, note_result, queue_headers, result_headers
 from api.departure import Departure
-from api.deps import Broker, request_id_of
+from api.deps import Broker, headers_of, request_id_of
 from api.dropped_params import ASKED, TOLD, drop_params
 from api.idempotency import RETAIN_SECONDS, claim_job_id, fingerprint_of, key_of
 from api.replies import Reply, new_reader
@@ -79,7 +78,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     DeadlineExceeded, JobLost, or what the provider answered.
     """
     started = time.monotonic()
-    headers = request.headers
+    headers = headers_of(request.scope)
     profile = via.registry.get(call.target.provider)
     if not profile.serves(call.kind):
         raise not_served(profile, call.kind)
@@ -146,12 +145,12 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     told = _told(dropped)
     if twins_digest is not None:
         try:
-            return await _run(call, job, request, via, told=told, twins_digest=twins_digest)
+            return await _run(call, job, request, headers, via, told=told, twins_digest=twins_digest)
         except _TwinEnded:
             # Its caller's patience was shorter, or its caller stopped it. This one is on its own now.
             left = budget - int((time.monotonic() - started) * 1000)
             job = replace(job, id=new_job_id(), budget_ms=max(1, left))
-    return await _run(call, job, request, via, told=told, key=key, fingerprint=fingerprint)
+    return await _run(call, job, request, headers, via, told=told, key=key, fingerprint=fingerprint)
 
 
 _REASONS_OF_OTHERS: Final = frozenset({DeadlineExceeded.code, JobCancelled.code, ProviderTimeout.code})
@@ -166,6 +165,7 @@ async def _run(
     call: Submission,
     job: Job,
     request: Request,
+    headers: Mapping[str, str],
     via: Broker,
     *,
     told: RawHeaders,
@@ -174,7 +174,6 @@ async def _run(
     twins_digest: str | None = None,
 ) -> Response:
     """Raises _TwinEnded too, where there is a `twins_digest`."""
-    headers = request.headers
     condition = via.conditions.get(call.target.provider, UNKNOWN)
     reply = via.replies.expect(job, request.receive, reader=new_reader())
     departure = Departure(via, reply)
@@ -268,5 +267,5 @@ def as_stored(result: Result) -> bytes:
     return result.body or b""
 
 
-def _wants_ids(headers: Headers) -> bool:
+def _wants_ids(headers: Mapping[str, str]) -> bool:
     return headers.get("x-stream-ids", "").lower() == "true"

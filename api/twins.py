@@ -8,11 +8,10 @@ takes nothing from the others: a job is stopped when its last reader is gone.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
-from starlette.datastructures import Headers
 
 from shared.domain.job import FallbackOn, JobKind, Lane, Surface, Target
 from shared.domain.principal import Principal
@@ -21,7 +20,7 @@ ASKED: Final = "x-headrace-single-flight"
 _WITHOUT_CHANCE: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS})
 
 
-def are_possible(kind: JobKind, document: dict[str, Any], headers: Headers) -> bool:
+def are_possible(kind: JobKind, document: dict[str, Any], headers: Mapping[str, str]) -> bool:
     wish = headers.get(ASKED)
     if wish is not None:
         return wish.lower() == "true"

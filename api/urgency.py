@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from starlette.datastructures import Headers
-
 from shared.domain.job import JobKind, Lane
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest
@@ -28,7 +26,9 @@ _ANSWER_TOKENS: Final = 256
 _BYTES_A_TOKEN: Final = 4
 
 
-def budget_ms(headers: Headers, document: dict[str, Any], *, most_seconds: float, stream: bool) -> int:
+def budget_ms(
+    headers: Mapping[str, str], document: dict[str, Any], *, most_seconds: float, stream: bool
+) -> int:
     """How long the caller waits. Takes `timeout_seconds` out of `document`.
 
     The header X-Request-Timeout wins (`2.5`, `2.5s` or `2500ms`), then that field, then the timeout
@@ -55,7 +55,7 @@ def budget_ms(headers: Headers, document: dict[str, Any], *, most_seconds: float
     return max(1, int(min(seconds, most_seconds) * 1000))
 
 
-def lane_of(headers: Headers, document: Mapping[str, Any], principal: Principal) -> Lane:
+def lane_of(headers: Mapping[str, str], document: Mapping[str, Any], principal: Principal) -> Lane:
     """The lane asked for, by header or by OpenAI's `service_tier`; never above the key's own.
 
     Raises InvalidRequest.
@@ -76,8 +76,12 @@ def cost_of(kind: JobKind, document: Mapping[str, Any], body_bytes: int) -> int:
     """Tokens that the tenant's turn pays for: a rough guess, at least 1. Relative size is what counts."""
     answer = 0
     if kind not in {JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS}:
-        limits = (document.get(name) for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"))
-        answer = next((n for n in limits if isinstance(n, int) and n > 0), _ANSWER_TOKENS)
+        answer = _ANSWER_TOKENS
+        for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
+            limit = document.get(name)
+            if isinstance(limit, int) and limit > 0:
+                answer = limit
+                break
     return 1 + body_bytes // _BYTES_A_TOKEN + min(answer, 1_000_000)
 
 

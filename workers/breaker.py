@@ -206,7 +206,9 @@ class Breaker:
     def _succeeded(self, admission: Admission) -> None:
         if admission._era != self._era:
             return
-        self._circuit.call(_succeed)
+        # Not for each call that ends well: it costs as much as all the rest of the gate.
+        if admission.is_probe or self._circuit.fail_counter:
+            self._circuit.call(_succeed)
         if admission.is_probe:
             self._reset()
             self._changed(BreakerState.CLOSED)

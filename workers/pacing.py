@@ -191,6 +191,8 @@ def exhausted_seconds(headers: Mapping[str, str], clock: Clock) -> float:
     A window is waited out. What is limited by subject is a bucket: its reset is when all of it
     is there again, so a part of that time brings enough to go on.
     """
+    if "0" not in headers.values():
+        return 0.0
     buckets = any(headers.get(name) == "0" for name in _BUCKETS)
     if not buckets and not any(headers.get(name) == "0" for name in _WINDOWS):
         return 0.0
