@@ -50,7 +50,10 @@ def drop_params(
         return None
 
     dropped: list[str] = []
-    for asked in ({name: _LITTLE.get(name, value) for name, value in document.items()}, document):
+    for asked in (
+        {name: _LITTLE.get(name, value) if value else value for name, value in document.items()},
+        document,
+    ):
         while (refusal := refusal_of(asked)) is not None:
             # A part of a parameter (`text.format`) goes with the whole of it.
             name = (refusal.param or "").partition(".")[0]

@@ -66,7 +66,7 @@ class Reply:
         self.registered_at = self.heard_at = time.monotonic()
         self.result: Result | None = None
         self.error: BaseException | None = None
-        self.seen = 0
+        self.seen = self._began_after = 0
         """Ordinal of the last event handed on."""
         self.behind = False
         """The log holds events that the buffer does not."""
@@ -78,7 +78,7 @@ class Reply:
 
     def start_after(self, ordinal: int) -> None:
         """Read on behind `ordinal`, from the log first."""
-        self.seen = ordinal
+        self.seen = self._began_after = ordinal
         self.behind = True
 
     def offer(self, news: Result | EventBatch) -> None:
@@ -179,10 +179,10 @@ class Reply:
                 if self.result.last > self.seen:
                     self.behind = True
                     continue
-                if self.result.last < self.seen:
-                    raise BadRequest("This stream ended before the event to go on behind.")
                 if self.result.head.outcome is not Outcome.SUCCEEDED:
                     raise failure_of(self.result, self.job)
+                if self.result.last < self.seen == self._began_after:
+                    raise BadRequest("This stream ended before the event to go on behind.")
                 return None
             if self.error is not None:
                 raise self.error

@@ -23,7 +23,7 @@ from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
-from shared.errors import BadRequest, Conflict
+from shared.errors import BadRequest, Conflict, JobLost
 
 router: Final = APIRouter()
 FORM: Final = register_form(Surface.RESPONSES, NAMED)
@@ -67,12 +67,12 @@ async def create(request: Request) -> Response:
     check_response_request(document)
     sent = None
     if document.get("previous_response_id") is not None:
-        sent = {**document}
+        sent = {name: value for name, value in document.items() if name != "timeout_seconds"}
         try:
             body = await go_on_from(document, principal, via, limit=limit)
-        except BadRequest:
+        except (BadRequest, JobLost):
             # What it goes on from may be gone by now, and the answer to it still be there.
-            if not await _is_answered(request, principal, via):
+            if not await _is_answered(request, principal, via, stream=document.get("stream") is True):
                 raise
     plan = choose_plan(document, JobKind.RESPONSES, request, principal, via)
     call = Submission(
@@ -95,9 +95,9 @@ async def create(request: Request) -> Response:
     return await submit(call, request, principal, via)
 
 
-async def _is_answered(request: Request, principal: Principal, via: Broker) -> bool:
+async def _is_answered(request: Request, principal: Principal, via: Broker, *, stream: bool) -> bool:
     """Whether there is a job for this request already, by its Idempotency-Key or Last-Event-ID."""
-    if "last-event-id" in request.headers:
+    if stream and "last-event-id" in request.headers:
         return True
     key = key_of(request.headers)
     if key is None:

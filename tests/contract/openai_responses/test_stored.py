@@ -192,6 +192,13 @@ def test_an_answer_is_there_again_by_its_key_when_what_it_went_on_from_is_gone(c
     client.responses.delete(first.id)
 
     assert go_on(key) == second
+    with pytest.raises(openai.BadRequestError, match="no such response"):
+        client.responses.create(
+            model=OPENAI,
+            input="Two",
+            previous_response_id=first.id,
+            extra_headers={"Last-Event-ID": f"job_{'0' * 32}:1"},
+        )
     with pytest.raises(openai.BadRequestError) as gone:
         go_on(f"{key}-other")
     assert gone.value.code == "previous_response_not_found"

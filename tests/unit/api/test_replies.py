@@ -160,6 +160,24 @@ async def test_a_stream_that_ends_before_where_its_reader_begins_is_said_and_not
         await read_all(reply)
 
 
+async def test_a_failure_is_told_to_whoever_saw_more_than_its_log_holds() -> None:
+    reply = a_reply(Log([]))
+    reply.start_after(7)
+    reply.offer(ended(3, Outcome.FAILED))
+
+    with pytest.raises(ProviderUnavailable):
+        await read_all(reply)
+
+
+async def test_a_reader_that_saw_all_of_a_stream_ends_whatever_its_log_lost() -> None:
+    reply = a_reply(Log([5]))
+    reply.offer(EventBatch(1, 5, tuple(EVENTS[:5])))
+    assert len(await reply.next_events() or ()) == 5
+    reply.offer(ended(3))
+
+    assert await reply.next_events() is None
+
+
 async def test_a_tick_with_nothing_new_lets_the_reader_look_at_the_time() -> None:
     reply = a_reply(Log([]))
     waiting = asyncio.create_task(reply.next_events())
