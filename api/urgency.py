@@ -14,6 +14,8 @@ from shared.errors import InvalidRequest
 DEADLINE: Final = "x-request-timeout"
 _SDK_PATIENCE: Final = ("x-stainless-timeout", "x-stainless-read-timeout")
 """What the official clients say of their own patience, in seconds."""
+_A_LITTLE_SECONDS: Final = 0.25
+"""Added to that, so that it is the client that gives up, and raises what its caller expects then."""
 PRIORITY: Final = "x-headrace-priority"
 
 _SECONDS: Final = re.compile(r"(\d{1,9}(?:\.\d{1,6})?)(ms|s)?\Z")
@@ -51,7 +53,7 @@ def budget_ms(
     else:
         counts = not stream and "idempotency-key" not in headers
         patience = [_seconds(headers[name]) for name in _SDK_PATIENCE if name in headers and counts]
-        seconds = min((s for s in patience if s is not None), default=most_seconds)
+        seconds = min((s + _A_LITTLE_SECONDS for s in patience if s is not None), default=most_seconds)
     return max(1, int(min(seconds, most_seconds) * 1000))
 
 

@@ -24,6 +24,12 @@ from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
 
 
+@pytest.fixture
+def queue(queue: Queue) -> Queue:
+    """With room in each shard for all that a test queues, wherever the ids of its jobs fall."""
+    return Queue(queue.link, queue.settings.model_copy(update={"ready_window": 10_000}))
+
+
 async def test_reclaim_finds_the_one_silent_job_behind_hundreds_of_fresh_ones(link: RedisLink) -> None:
     queue = Queue(link, QueueSettings(ready_window=1_000))
     await queue.consumer("nobody").create_groups()

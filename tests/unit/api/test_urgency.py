@@ -60,7 +60,7 @@ def test_the_header_wins_over_the_field_and_both_over_the_clients_own_patience()
 
     assert budget({"timeout_seconds": 2}, {**patience, "x-request-timeout": "3"}) == 3_000
     assert budget({"timeout_seconds": 2}, patience) == 2_000
-    assert budget(headers=patience) == 5_000
+    assert budget(headers=patience) == 5_250
     assert budget(headers=patience, stream=True) == 600_000
     assert budget(headers={**patience, "idempotency-key": "one"}) == 600_000
     assert budget(headers={"x-stainless-timeout": "NaN"}) == 600_000
