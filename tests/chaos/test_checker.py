@@ -197,6 +197,15 @@ def test_a_kill_before_the_call_was_made_excuses_nothing() -> None:
     assert what(checker.surplus_calls(calls, [a_kill(1.5, "j1")])) == ["extra provider call"]
 
 
+def test_a_frozen_worker_may_call_once_when_it_wakes() -> None:
+    frozen = replace(a_kill(1.5, "j1"), point=checker.FREEZE)
+    calls = [a_call("j1", 3.6, 4.0), a_call("j1", 3.7, 3.71, "client_closed")]
+
+    assert checker.surplus_calls(calls, [frozen]) == []
+    assert what(checker.surplus_calls([*calls, a_call("j1", 7.0, 8.0)], [frozen])) == ["extra provider call"]
+    assert what(checker.surplus_calls(calls, [replace(frozen, in_flight=frozenset())]))
+
+
 def test_a_call_that_was_on_its_way_when_the_kill_came_was_met_by_it() -> None:
     calls = [a_call("j1", 1.502, 1.8), a_call("j1", 5.0, 6.0)]
 

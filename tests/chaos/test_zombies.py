@@ -99,7 +99,7 @@ async def _freeze_until_its_jobs_ran_elsewhere(broker: Stack, zombie: Process) -
         await eventually(is_calling, f"calls of {zombie.name}", within=30)
         broker.sigstop(zombie)
         at = time.time()
-        kill = Kill(at, zombie.name, "SIGSTOP", frozenset(await held_by(redis, consumer)))
+        kill = Kill(at, zombie.name, checker.FREEZE, frozenset(await held_by(redis, consumer)))
     await watch(broker, kill, {consumer})
     return kill
 
