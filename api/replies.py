@@ -136,10 +136,6 @@ class Reply:
         result = self.result
         return result is not None and result.last <= self.seen and result.head.outcome is Outcome.SUCCEEDED
 
-    def pending_events(self) -> bool:
-        """Whether `next_events` has something to say without waiting."""
-        return self.behind or self._is_told
-
     async def begun(self, *, within_seconds: float) -> None:
         """Until there is a first event, a result or an error, or this time is over.
 
@@ -187,7 +183,7 @@ class Reply:
             if self.error is not None:
                 raise self.error
             await self.wait()
-            if not self.pending_events():
+            if not (self.behind or self._is_told):
                 return ()
 
     def _take(self, batch: EventBatch) -> tuple[bytes, ...]:
