@@ -310,7 +310,7 @@ async def _leave_early(session: aiohttp.ClientSession, api: Process, count: int)
     """Callers who ask for what needs a connection and are gone a moment later."""
 
     async def one(number: int) -> None:
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):  # given up on purpose, at every point of the request
             async with asyncio.timeout(0.001 * (number % 20)):
                 await _preferences(session, api)
 
@@ -336,7 +336,7 @@ async def _all_connections(url: str) -> AsyncIterator[None]:
             await mine.execute(
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'headrace'"
             )
-            with contextlib.suppress(asyncpg.TooManyConnectionsError):
+            with contextlib.suppress(asyncpg.TooManyConnectionsError):  # until there is none left
                 while True:
                     await taken.enter_async_context(_connection(url))
             return await _count(mine, "application_name = 'headrace'") == 0

@@ -351,7 +351,7 @@ async def test_a_caller_whose_scripts_were_forgotten_right_after_they_were_loade
         await load()
         scripts._shas.clear()  # as the answer of another node does, to another caller
 
-    scripts.load = load_and_forget  # type: ignore[method-assign]
+    scripts.load = load_and_forget  # type: ignore[method-assign]  # the race, made certain
 
     assert await scripts.call("attach", ["hr:{0}:job:none"], "acme", "") == []
 
