@@ -192,6 +192,12 @@ class TooManyWaiting(RateLimited):
     retryable = True
 
 
+class QuotaExceeded(BrokerError):
+    """A budget of requests or money is used up until its period ends."""
+
+    type, code, status = "quota_exceeded", "quota_exceeded", 429
+
+
 class Overloaded(BrokerError):
     type, code, status = "overloaded_error", "overloaded", 503
     retryable = True

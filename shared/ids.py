@@ -12,6 +12,9 @@ JobId = NewType("JobId", str)
 AccountId = NewType("AccountId", str)
 ApiKeyId = NewType("ApiKeyId", str)
 RequestId = NewType("RequestId", str)
+UserId = NewType("UserId", str)
+CredentialId = NewType("CredentialId", str)
+ConversationId = NewType("ConversationId", str)
 
 JOB_ID: Final = re.compile(r"job_[0-9a-f]{32}\Z")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
@@ -31,6 +34,23 @@ def new_job_id_in(shard: int, shard_of: Callable[[str], int]) -> JobId:
 
 def new_request_id() -> RequestId:
     return RequestId("req_" + os.urandom(12).hex())
+
+
+def new_user_id() -> UserId:
+    return UserId("usr_" + os.urandom(12).hex())
+
+
+def new_account_id() -> AccountId:
+    return AccountId("acc_" + os.urandom(12).hex())
+
+
+def new_credential_id() -> CredentialId:
+    """Longer than the id of an API key, which begins like it."""
+    return CredentialId("key_" + os.urandom(12).hex())
+
+
+def new_conversation_id() -> ConversationId:
+    return ConversationId("conv_" + os.urandom(12).hex())
 
 
 def accept_request_id(offered: str | None) -> RequestId:

@@ -8,13 +8,16 @@ The environment wins over `.env`.
 from __future__ import annotations
 
 import os
+from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from dotenv import dotenv_values
 from pydantic import (
+    AfterValidator,
     AliasChoices,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
@@ -26,9 +29,51 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from shared.domain.rate import Rate, seconds_of
+
 
 class _Group(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _read_duration(value: object) -> object:
+    if not isinstance(value, str):
+        return value
+    seconds = seconds_of(value)
+    if seconds is None:
+        raise ValueError("must be a duration above 0, such as 15m, 24h or 900 (seconds)")
+    return seconds
+
+
+Duration = Annotated[PositiveFloat, BeforeValidator(_read_duration)]
+"""Seconds, written `15m`, `24h` or as a bare number."""
+
+
+def _check_rate(text: str) -> str:
+    Rate.of(text)
+    return text
+
+
+RateText = Annotated[str, AfterValidator(_check_rate)]
+"""See shared.domain.rate."""
+
+
+class IssuerSettings(_Group):
+    """Somebody else's access tokens (JWT): who may sign them, and what their holders are here."""
+
+    issuer: str
+    """The `iss` they carry."""
+    jwks_url: str
+    """Where its public keys are; fetched over HTTPS from public addresses only, and cached."""
+    audience: str
+    """The `aud` they must carry."""
+    account: str | None = None
+    """The account of all of them. Default: the claim named by `account_claim`."""
+    account_claim: str | None = None
+    role: Literal["admin", "member", "viewer", "service"] = "member"
+    role_claim: str | None = None
+    """Claim whose value is a role here; one that is missing or unknown falls back to `role`."""
+    algorithms: tuple[Literal["RS256", "ES256", "EdDSA", "PS256"], ...] = ("RS256", "ES256")
 
 
 class ApiSettings(_Group):
@@ -190,6 +235,44 @@ class AuthSettings(_Group):
     """How long Redis keeps a looked-up key."""
 
 
+class AccountSettings(_Group):
+    registration: bool = True
+    """Whether anybody may register. Each who does gets an account of the standard tier."""
+    refresh_seconds: PositiveFloat = 2_592_000.0
+    """How long a login lasts that is renewed at least this often."""
+    refresh_grace_seconds: NonNegativeFloat = 10.0
+    """How long a client that repeats its refresh gets the same answer again; later it counts as theft."""
+    password_slots: PositiveInt = 2
+    """Password hashes computed at once; each takes 19 MiB."""
+    password_queue: PositiveInt = 32
+    """Logins that may wait for one of these; more answer 429."""
+    issuers: tuple[IssuerSettings, ...] = ()
+    """Others whose access tokens are accepted, as a JSON list."""
+
+
+class LimitSettings(_Group):
+    """Rates are `<requests>/<window>`, such as 100/15m: that many in any window of that length."""
+
+    paid: RateText = "1000/1h"
+    """Of each key or session of an account of the paid tier."""
+    inference: RateText = "60/1m"
+    """Of the older routes under /v1/inference besides, for tiers that have a rate."""
+    auth: RateText = "10/1m"
+    """Of one address at the routes under /api/v1/auth."""
+    default_completion_tokens: PositiveInt = 4096
+    """What a request that does not limit its answer is assumed to take, if its model's own limit is not
+    known or higher: budgets are reserved by it."""
+    without_redis_key: Literal["allow", "refuse"] = "allow"
+    """What happens to a request whose limits cannot be counted, as neither Redis nor, after Redis lost
+    its counts, the database can be asked: by the scope of its limits."""
+    without_redis_user: Literal["allow", "refuse"] = "allow"
+    without_redis_account: Literal["allow", "refuse"] = "refuse"
+    without_redis_address: Literal["allow", "refuse"] = "refuse"
+    """At the routes under /api/v1/auth. With `allow`, each process counts for itself meanwhile."""
+    hold_seconds: PositiveFloat = 60.0
+    """How long after its deadline a job's reservation is kept, if nobody said how the job ended."""
+
+
 class LogSettings(_Group):
     level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "text"] = "auto"
@@ -231,6 +314,45 @@ class Settings(BaseSettings):
     """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
     admin_token: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Secret of at least 32 characters for the routes under /api/v1/admin; without it there are none."""
+    jwt_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
+        default=None, validation_alias=AliasChoices("HEADRACE_JWT_SECRET", "JWT_SECRET")
+    )
+    """Secret of at least 32 characters that signs access tokens; without it nobody can log in."""
+    jwt_expiry: Duration = Field(
+        default=900.0, validation_alias=AliasChoices("HEADRACE_JWT_EXPIRY", "JWT_EXPIRY")
+    )
+    """How long an access token is good, such as 15m or 24h."""
+    master_key: SecretStr | None = None
+    """Opens the accounts' own provider credentials; for workers only. Made by: headrace master-key new"""
+    master_key_before: SecretStr | None = None
+    """The one before, while what it sealed is not sealed anew."""
+    master_public_key: str | None = None
+    """Seals these credentials, and cannot open them: the half of the master key that the api needs."""
+    admin_email: str | None = None
+    """The first operator, made at the start of `headrace up` or the api where there is none yet."""
+    admin_password: SecretStr | None = None
+    rate_limit_window: Duration = Field(
+        default=900.0, validation_alias=AliasChoices("HEADRACE_RATE_LIMIT_WINDOW", "RATE_LIMIT_WINDOW")
+    )
+    rate_limit_max: PositiveInt = Field(
+        default=100, validation_alias=AliasChoices("HEADRACE_RATE_LIMIT_MAX", "RATE_LIMIT_MAX")
+    )
+    """Requests in any such window by each key or session of an account of the standard tier."""
+    ai_quota_daily_limit: NonNegativeInt = Field(default=1000, validation_alias="AI_QUOTA_DAILY_LIMIT")
+    """Requests a day of an account of the standard tier; 0 means any number, here and below."""
+    ai_quota_monthly_limit: NonNegativeInt = Field(default=10_000, validation_alias="AI_QUOTA_MONTHLY_LIMIT")
+    ai_quota_monthly_spend_limit: Annotated[Decimal, Field(ge=0, decimal_places=6)] = Field(
+        default=Decimal("10.00"), validation_alias="AI_QUOTA_MONTHLY_SPEND_LIMIT"
+    )
+    """In dollars."""
+    billing_markup_percent: Annotated[int, Field(ge=-100, le=10_000)] = 0
+    """What is billed on top of what the provider charges. Calls on an account's own credential bill 0."""
+    usage_retain_days: NonNegativeInt = 0
+    """How long rows of the ledger are kept; 0 means for ever."""
+    audit_retain_days: NonNegativeInt = 365
+    """How long administrative acts are kept; 0 means for ever."""
+    conversation_retain_days: NonNegativeInt = 90
+    """How long after its last message a conversation is kept; 0 means for ever."""
     providers_file: Path | None = None
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
     catalogue_file: Path | None = None
@@ -293,6 +415,8 @@ class Settings(BaseSettings):
     provider: ProviderSettings = ProviderSettings()
     breaker: BreakerSettings = BreakerSettings()
     auth: AuthSettings = AuthSettings()
+    accounts: AccountSettings = AccountSettings()
+    limits: LimitSettings = LimitSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")

@@ -1,10 +1,14 @@
 """The tables.
 
-    account_preferences ── account ──< api_key
-                              ┊           ┊
-                              └┄┄ usage ┄┄┘   by value, without a foreign key
+    account_preferences ── account ──< membership >── user ──< refresh_token
+                              │ │                      │
+                              │ ├──< api_key >─────────┤
+                              │ └──< provider_credential
+                              └────< conversation >────┘
+                                          └──< conversation_message
+    usage, usage_attempt, audit_event, quota_alert   by value, without a foreign key
 
-`usage` is append-only and refers to nothing: a charge is written even where its account
+These last are append-only and refer to nothing: a charge is written even where its account
 or its key is no longer, or never was, a row.
 
 These classes validate nothing and never cross the wire. Times are aware and in UTC on
@@ -16,7 +20,19 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Final
 
-from sqlalchemy import JSON, BigInteger, DateTime, Dialect, Index, MetaData, String, TypeDecorator, text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    TypeDecorator,
+    false,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 
@@ -59,13 +75,67 @@ class AccountRow(_Row, table=True):
 
     id: str = Field(primary_key=True, sa_type=String)
     name: str = Field(sa_type=String)
+    tier: str = Field(
+        default="unlimited", sa_type=String, sa_column_kwargs={"server_default": text("'unlimited'")}
+    )
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    alerts: dict[str, object] | None = Field(default=None, sa_type=JSON(none_as_null=True))
     created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class UserRow(_Row, table=True):
+    """A person. `email` in lower case. `token_version`: raised, it ends every session there is.
+
+    `password_hash`: argon2id; null where only a token issuer of somebody else vouches for the person.
+    """
+
+    __tablename__ = "user"
+
+    id: str = Field(primary_key=True, sa_type=String)
+    email: str = Field(unique=True, sa_type=String)
+    name: str = Field(sa_type=String)
+    password_hash: str | None = Field(default=None, sa_type=String)
+    is_operator: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    token_version: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class MembershipRow(_Row, table=True):
+    """A user's place in an account."""
+
+    __tablename__ = "membership"
+
+    account_id: str = Field(primary_key=True, foreign_key="account.id", sa_type=String)
+    user_id: str = Field(primary_key=True, foreign_key="user.id", index=True, sa_type=String)
+    role: str = Field(sa_type=String)
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class RefreshTokenRow(_Row, table=True):
+    """A refresh token, by digest. `family`: the login it descends from; reuse revokes all of it."""
+
+    __tablename__ = "refresh_token"
+
+    digest: str = Field(primary_key=True, sa_type=String(64))
+    family: str = Field(index=True, sa_type=String)
+    user_id: str = Field(foreign_key="user.id", index=True, sa_type=String)
+    account_id: str = Field(foreign_key="account.id", sa_type=String)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(index=True, sa_type=UtcDateTime)
+    used_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    used_by: str | None = Field(default=None, sa_type=String(64))
+    """Fingerprint of the client that used it, so that its own repetition is no theft."""
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
 class ApiKeyRow(_Row, table=True):
     """A key we issued, without the key: `digest` is what finds it, `prefix` and `last4` what shows it.
 
-    `scopes`: null allows all that the account may do. `lane`: the highest its jobs may be in.
+    `user_id`: the member it belongs to; null of a key of the account itself. `scopes`: null allows all
+    that its role may do. `models`, `providers`: null allows all. `lane`: the highest its jobs may be in.
+    `rotated_from`: the key it takes the place of.
     """
 
     __tablename__ = "api_key"
@@ -83,6 +153,36 @@ class ApiKeyRow(_Row, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
     created_by: str | None = Field(default=None, sa_type=String)
     expires_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    user_id: str | None = Field(default=None, foreign_key="user.id", index=True, sa_type=String)
+    role: str = Field(
+        default="service", sa_type=String, sa_column_kwargs={"server_default": text("'service'")}
+    )
+    models: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    providers: list[str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    limits: dict[str, int] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    rotated_from: str | None = Field(default=None, sa_type=String)
+
+
+class ProviderCredentialRow(_Row, table=True):
+    """An account's own key at a provider, sealed: whoever reads this row cannot open it.
+
+    `origins`: the only ones it is sent to. `master_key_id`: which key opens it.
+    """
+
+    __tablename__ = "provider_credential"
+    __table_args__ = (Index(None, "account_id", "provider"),)
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(foreign_key="account.id", sa_type=String)
+    provider: str = Field(sa_type=String)
+    name: str = Field(sa_type=String)
+    masked: str = Field(sa_type=String)
+    origins: list[str] = Field(sa_type=JSON)
+    sealed: bytes = Field(sa_type=LargeBinary)
+    master_key_id: str = Field(index=True, sa_type=String)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str | None = Field(default=None, sa_type=String)
     revoked_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
 
 
@@ -131,6 +231,99 @@ class UsageRow(_Row, table=True):
     attempts: int = Field(sa_type=BigInteger)
     deliveries: int = Field(sa_type=BigInteger)
     created_at: datetime = Field(sa_type=UtcDateTime)
+    user_id: str | None = Field(default=None, sa_type=String)
+    credential_id: str = Field(
+        default="default", sa_type=String, sa_column_kwargs={"server_default": text("'default'")}
+    )
+    billed_micro_usd: int = Field(
+        default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")}
+    )
+
+
+class UsageAttemptRow(_Row, table=True):
+    """One call to a provider on behalf of a job, whatever came of it. Written once, never changed.
+
+    `cost_micro_usd`: what the provider charges for it, null where nobody can tell: its answer was lost.
+    """
+
+    __tablename__ = "usage_attempt"
+    __table_args__ = (Index(None, "account_id", "created_at"),)
+
+    job_id: str = Field(primary_key=True, sa_type=String)
+    ordinal: int = Field(primary_key=True, sa_type=BigInteger)
+    account_id: str = Field(sa_type=String)
+    provider: str = Field(sa_type=String)
+    model: str = Field(sa_type=String)
+    credential_id: str = Field(sa_type=String)
+    outcome: str = Field(sa_type=String)
+    error: str | None = Field(default=None, sa_type=String)
+    prompt_tokens: int = Field(sa_type=BigInteger)
+    completion_tokens: int = Field(sa_type=BigInteger)
+    cost_micro_usd: int | None = Field(default=None, sa_type=BigInteger)
+    provider_ms: int = Field(sa_type=BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class AuditEventRow(_Row, table=True):
+    """One administrative act: who did what to what, from where. `details` holds no secret."""
+
+    __tablename__ = "audit_event"
+    __table_args__ = (Index(None, "account_id", "at"),)
+
+    id: str = Field(primary_key=True, sa_type=String)
+    at: datetime = Field(index=True, sa_type=UtcDateTime)
+    account_id: str | None = Field(default=None, sa_type=String)
+    actor: str = Field(sa_type=String)
+    act: str = Field(sa_type=String)
+    object_id: str | None = Field(default=None, sa_type=String)
+    outcome: str = Field(sa_type=String)
+    request_id: str | None = Field(default=None, sa_type=String)
+    address: str | None = Field(default=None, sa_type=String)
+    details: dict[str, object] = Field(sa_type=JSON)
+
+
+class QuotaAlertRow(_Row, table=True):
+    """A soft threshold that was passed, told once for each period."""
+
+    __tablename__ = "quota_alert"
+
+    account_id: str = Field(primary_key=True, sa_type=String)
+    subject: str = Field(primary_key=True, sa_type=String)
+    measure: str = Field(primary_key=True, sa_type=String)
+    period: str = Field(primary_key=True, sa_type=String)
+    threshold_percent: int = Field(primary_key=True, sa_type=BigInteger)
+    used: int = Field(sa_type=BigInteger)
+    limit: int = Field(sa_type=BigInteger)
+    at: datetime = Field(sa_type=UtcDateTime)
+    delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    tries: int = Field(default=0, sa_type=BigInteger, sa_column_kwargs={"server_default": text("0")})
+    next_try_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
+
+
+class ConversationRow(_Row, table=True):
+    """`owner`: the user, or the key of a program, that alone may read and delete it."""
+
+    __tablename__ = "conversation"
+    __table_args__ = (Index(None, "account_id", "owner", "updated_at"),)
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(foreign_key="account.id", sa_type=String)
+    owner: str = Field(sa_type=String)
+    title: str = Field(sa_type=String)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    updated_at: datetime = Field(sa_type=UtcDateTime)
+
+
+class ConversationMessageRow(_Row, table=True):
+    """`job_id`: the job that a message was asked in or answered by; makes writing it again harmless."""
+
+    __tablename__ = "conversation_message"
+
+    conversation_id: str = Field(primary_key=True, foreign_key="conversation.id", sa_type=String)
+    ordinal: int = Field(primary_key=True, sa_type=BigInteger)
+    job_id: str = Field(sa_type=String)
+    message: dict[str, object] = Field(sa_type=JSON)
+    created_at: datetime = Field(sa_type=UtcDateTime)
 
 
 METADATA: Final = _Row.metadata
@@ -140,3 +333,12 @@ account: Final = METADATA.tables["account"]
 api_key: Final = METADATA.tables["api_key"]
 account_preferences: Final = METADATA.tables["account_preferences"]
 usage: Final = METADATA.tables["usage"]
+user: Final = METADATA.tables["user"]
+membership: Final = METADATA.tables["membership"]
+refresh_token: Final = METADATA.tables["refresh_token"]
+provider_credential: Final = METADATA.tables["provider_credential"]
+usage_attempt: Final = METADATA.tables["usage_attempt"]
+audit_event: Final = METADATA.tables["audit_event"]
+quota_alert: Final = METADATA.tables["quota_alert"]
+conversation: Final = METADATA.tables["conversation"]
+conversation_message: Final = METADATA.tables["conversation_message"]
