@@ -20,10 +20,11 @@ from typing import Any, Final
 import orjson
 
 from shared import keyspace
-from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.domain.allowance import Allowance, Limits, Scope, Tier
 from shared.domain.job import Lane
 from shared.domain.principal import Preference, Principal, known_failures
-from shared.ids import AccountId, ApiKeyId
+from shared.domain.roles import Permission, Role
+from shared.ids import AccountId, ApiKeyId, CredentialId
 from shared.queue.redis_link import RedisLink
 
 _REVOKED: Final = b"revoked"
@@ -53,11 +54,6 @@ class KeyEntry:
     principal: Principal
     expires_at: datetime | None
     age_seconds: float = 0.0
-
-    @classmethod
-    def of(cls, record: ApiKeyRecord, preference: Preference | None = None) -> KeyEntry:
-        principal = Principal(record.account_id, record.id, preference, record.lane)
-        return cls(principal, record.expires_at)
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at
@@ -113,34 +109,58 @@ class KeyEntries:
 
 
 def _encode(entry: KeyEntry, version: int) -> str:
+    """What goes without saying is left out."""
     principal = entry.principal
     fields: dict[str, Any] = {
         "account": principal.account,
         "key": principal.api_key,
         "expires": None if entry.expires_at is None else entry.expires_at.timestamp(),
         "at": version,
+        "lane": principal.lane if principal.lane is not Lane.INTERACTIVE else None,
+        "user": principal.user,
+        "role": principal.role if principal.role is not Role.SERVICE else None,
+        "scopes": None if principal.scopes is None else sorted(principal.scopes),
+        "operator": principal.is_operator or None,
+        "models": principal.models,
+        "providers": principal.providers,
+        "allow": [[a.scope, a.id, a.tier, a.limits.to_fields()] for a in principal.allowances] or None,
+        "credentials": principal.credentials or None,
     }
-    if principal.lane is not Lane.INTERACTIVE:
-        fields["lane"] = principal.lane
     if (preference := principal.preference) is not None:
         fields["prefers"] = {
             "model": preference.model,
             "then": preference.fallback_models,
             "on": sorted(preference.fallback_on),
         }
-    return orjson.dumps(fields).decode()
+    kept = {name: value for name, value in fields.items() if value is not None or name == "expires"}
+    return orjson.dumps(kept).decode()
 
 
 def _decode(value: bytes, *, age_seconds: float) -> KeyEntry | Mark:
     try:
         fields: dict[str, Any] = orjson.loads(value)
         expires = fields["expires"]
+        scopes, models, providers = fields.get("scopes"), fields.get("models"), fields.get("providers")
         return KeyEntry(
             principal=Principal(
                 account=AccountId(fields["account"]),
                 api_key=ApiKeyId(fields["key"]),
                 preference=_preference(fields.get("prefers")),
                 lane=Lane(fields.get("lane", Lane.INTERACTIVE)),
+                user=fields.get("user"),
+                role=Role(fields.get("role", Role.SERVICE)),
+                scopes=None if scopes is None else frozenset(map(Permission, scopes)),
+                is_operator=fields.get("operator", False),
+                models=None if models is None else tuple(models),
+                providers=None if providers is None else tuple(providers),
+                allowances=tuple(
+                    Allowance(Scope(scope), name, Limits.from_fields(limits), Tier(tier))
+                    for scope, name, tier, limits in fields.get("allow", ())
+                ),
+                credentials=tuple(
+                    (provider, CredentialId(credential))
+                    for provider, credential in fields.get("credentials", ())
+                ),
             ),
             expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
             age_seconds=age_seconds,

@@ -39,7 +39,7 @@ from shared.auth.api_keys import parse
 from shared.auth.key_entry import KeyEntries, KeyEntry, Mark
 from shared.clock import Clock, SystemClock
 from shared.db.engine import DATABASE_ERRORS
-from shared.db.repositories import api_keys, preferences
+from shared.db.repositories import principals
 from shared.domain.principal import Principal
 from shared.errors import AuthenticationFailed, Overloaded
 from shared.ids import ApiKeyId
@@ -273,11 +273,10 @@ class KeyLookup:
                 return _No.AWAY
             try:
                 async with asyncio.timeout(DATABASE_SECONDS), self._database.connect() as connection:
-                    row = await api_keys.find_by_digest(connection, digest)
-                    if row is None or not row.is_usable(now):
+                    holder = await principals.of_digest(connection, digest, now)
+                    if holder is None or not holder.is_usable:
                         return None
-                    stored = await preferences.find(connection, row.account_id)
-                    return KeyEntry.of(row, None if stored is None else stored.preference)
+                    return KeyEntry(holder.principal, holder.expires_at)
             except DATABASE_ERRORS as error:
                 self._database_store.failed(error)
                 return _No.AWAY

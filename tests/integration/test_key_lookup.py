@@ -23,8 +23,8 @@ from shared.auth.revocation import RevocationNotAnnounced, revoke
 from shared.clock import ManualClock
 from shared.db import tables
 from shared.db.engine import create_engine
-from shared.db.repositories import api_keys
-from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.db.repositories import api_keys, principals
+from shared.db.repositories.principals import Holder
 from shared.errors import AuthenticationFailed, NotFound, Overloaded
 from shared.ids import AccountId, ApiKeyId
 from shared.queue.redis_link import ServerLink
@@ -166,17 +166,17 @@ async def test_a_revocation_heard_during_a_look_up_is_not_overtaken_by_it(
 ) -> None:
     token, principal = await stores.a_key()
     process = stores.a_process()
-    read = api_keys.find_by_digest
+    read = principals.of_digest
 
-    async def reads_then_hears(*arguments: Any) -> ApiKeyRecord | None:
+    async def reads_then_hears(*arguments: Any) -> Holder | None:
         record = await read(*arguments)
-        monkeypatch.setattr(api_keys, "find_by_digest", read)
+        monkeypatch.setattr(principals, "of_digest", read)
         await stores.redis.delete(stores.redis_key(token))
         await stores.revoke(principal.api_key)
         process.on_revoked(principal.api_key)
         return record
 
-    monkeypatch.setattr(api_keys, "find_by_digest", reads_then_hears)
+    monkeypatch.setattr(principals, "of_digest", reads_then_hears)
 
     with pytest.raises(AuthenticationFailed):
         await process.resolve(token)

@@ -9,15 +9,17 @@ from sqlalchemy import Row, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import api_key
+from shared.domain.allowance import NO_LIMITS, Limits
 from shared.domain.job import Lane
-from shared.ids import AccountId, ApiKeyId
+from shared.domain.roles import Role
+from shared.ids import AccountId, ApiKeyId, UserId
 
 
 @dataclass(frozen=True, slots=True)
 class ApiKeyRecord:
     """`prefix` and `last4` are for people to recognise a key by. `scopes`: None allows everything.
 
-    `lane`: the highest its jobs may be in.
+    `lane`: the highest its jobs may be in. `user_id`: the member it belongs to, None of the account's own.
     """
 
     id: ApiKeyId
@@ -32,6 +34,12 @@ class ApiKeyRecord:
     revoked_at: datetime | None = None
     scopes: tuple[str, ...] | None = None
     lane: Lane = Lane.INTERACTIVE
+    user_id: UserId | None = None
+    role: Role = Role.SERVICE
+    models: tuple[str, ...] | None = None
+    providers: tuple[str, ...] | None = None
+    limits: Limits = NO_LIMITS
+    rotated_from: ApiKeyId | None = None
 
     def is_usable(self, now: datetime) -> bool:
         return self.revoked_at is None and (self.expires_at is None or now < self.expires_at)
@@ -92,11 +100,26 @@ async def _revoke(
 
 
 def _values(record: ApiKeyRecord) -> dict[str, object]:
-    scopes = None if record.scopes is None else list(record.scopes)
-    return {**asdict(record), "scopes": scopes, "lane": record.lane.value}
+    return {
+        **asdict(record),
+        "scopes": _listed(record.scopes),
+        "models": _listed(record.models),
+        "providers": _listed(record.providers),
+        "limits": record.limits.to_fields() or None,
+        "lane": record.lane.value,
+        "role": record.role.value,
+    }
+
+
+def _listed(names: tuple[str, ...] | None) -> list[str] | None:
+    return None if names is None else list(names)
 
 
 def _record(row: Row[tuple[object, ...]]) -> ApiKeyRecord:
     columns = dict(row._mapping)
-    scopes, lane = columns.pop("scopes"), Lane(columns.pop("lane"))
-    return ApiKeyRecord(**columns, scopes=None if scopes is None else tuple(scopes), lane=lane)
+    for several in ("scopes", "models", "providers"):
+        stored = columns[several]
+        columns[several] = None if stored is None else tuple(stored)
+    columns["limits"] = Limits.from_fields(columns["limits"])
+    columns["lane"], columns["role"] = Lane(columns["lane"]), Role(columns["role"])
+    return ApiKeyRecord(**columns)

@@ -1,0 +1,151 @@
+"""From a row of a credential to the principal behind it: one question over what makes it up.
+
+api_key ──┬── account       tier and limits
+          ├── user          disabled or not, operator or not
+          ├── membership    role and limits
+          ├── account_preferences
+          └── provider_credential   the account's own, by provider
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from shared.db.repositories import preferences
+from shared.db.tables import account, api_key, membership, provider_credential, user
+from shared.domain.allowance import Allowance, Limits, Scope, Tier
+from shared.domain.job import Lane
+from shared.domain.principal import Preference, Principal
+from shared.domain.roles import PERMISSIONS, Permission, Role
+from shared.ids import AccountId, ApiKeyId, CredentialId, UserId
+
+_Shared = tuple[Preference | None, tuple[tuple[str, CredentialId], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A key as it stands. `is_usable` at the moment it was asked about."""
+
+    digest: str
+    principal: Principal
+    expires_at: datetime | None
+    is_usable: bool
+
+
+async def of_digest(connection: AsyncConnection, digest: str, now: datetime) -> Holder | None:
+    """Unusable ones too. The one question without an account: its answer is the account."""
+    found = await _holders(connection, api_key.c.digest == digest, now)
+    return found[0] if found else None
+
+
+async def of_account(connection: AsyncConnection, account_id: AccountId, now: datetime) -> list[Holder]:
+    """Of each key of the account that is not revoked."""
+    its = and_(api_key.c.account_id == account_id, api_key.c.revoked_at.is_(None))
+    return await _holders(connection, its, now)
+
+
+async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now: datetime) -> list[Holder]:
+    rows = (
+        await connection.execute(
+            select(
+                api_key,
+                account.c.tier,
+                account.c.limits.label("account_limits"),
+                membership.c.role.label("member_role"),
+                membership.c.limits.label("member_limits"),
+                user.c.disabled_at,
+                user.c.is_operator,
+            )
+            .join(account, account.c.id == api_key.c.account_id)
+            .outerjoin(
+                membership,
+                and_(
+                    membership.c.account_id == api_key.c.account_id,
+                    membership.c.user_id == api_key.c.user_id,
+                ),
+            )
+            .outerjoin(user, user.c.id == api_key.c.user_id)
+            .where(which)
+        )
+    ).all()
+    shared: dict[AccountId, _Shared] = {}
+    holders = []
+    for found in rows:
+        row: dict[str, Any] = dict(found._mapping)
+        owner = AccountId(row["account_id"])
+        if owner not in shared:
+            shared[owner] = await _shared(connection, owner)
+        preference, credentials = shared[owner]
+        usable = row["revoked_at"] is None and (row["expires_at"] is None or now < row["expires_at"])
+        role = Role(row["role"])
+        if row["user_id"] is not None:
+            # Whoever left the account left its keys.
+            usable = usable and row["member_role"] is not None and row["disabled_at"] is None
+            role = lower(role, Role(row["member_role"] or role))
+        principal = Principal(
+            account=owner,
+            api_key=ApiKeyId(row["id"]),
+            preference=preference,
+            lane=Lane(row["lane"]),
+            user=None if row["user_id"] is None else UserId(row["user_id"]),
+            role=role,
+            scopes=None if row["scopes"] is None else known_permissions(row["scopes"]),
+            is_operator=bool(row["is_operator"]),
+            models=_names(row["models"]),
+            providers=_names(row["providers"]),
+            allowances=allowances_of(
+                row, (Scope.KEY, row["id"], row["limits"]), (Scope.USER, row["user_id"], row["member_limits"])
+            ),
+            credentials=credentials,
+        )
+        holders.append(Holder(row["digest"], principal, row["expires_at"], usable))
+    return holders
+
+
+def lower(one: Role, other: Role) -> Role:
+    """The one that may do less. Roles are nested, so there is one."""
+    return one if PERMISSIONS[one] <= PERMISSIONS[other] else other
+
+
+def known_permissions(words: Iterable[str]) -> frozenset[Permission]:
+    """Of stored words; those that only a later release knows allow nothing here."""
+    known = frozenset(Permission)
+    return frozenset(Permission(word) for word in words if word in known)
+
+
+def allowances_of(
+    row: dict[str, Any], *narrower: tuple[Scope, str | None, dict[str, int] | None]
+) -> tuple[Allowance, ...]:
+    """Those that limit anything. `row` has `account_id`, `tier` and `account_limits`."""
+    of_account = Allowance(
+        Scope.ACCOUNT, row["account_id"], Limits.from_fields(row["account_limits"]), Tier(row["tier"])
+    )
+    all_of_them = [
+        *(Allowance(scope, name, Limits.from_fields(limits)) for scope, name, limits in narrower if name),
+        of_account,
+    ]
+    return tuple(allowance for allowance in all_of_them if not allowance.is_unlimited)
+
+
+def _names(stored: list[str] | None) -> tuple[str, ...] | None:
+    return None if stored is None else tuple(stored)
+
+
+async def _shared(connection: AsyncConnection, owner: AccountId) -> _Shared:
+    """What all keys of an account have in common: its preference, and its newest credential of each
+    provider.
+    """
+    stored = await preferences.find(connection, owner)
+    rows = await connection.execute(
+        select(provider_credential.c.provider, provider_credential.c.id)
+        .where(provider_credential.c.account_id == owner, provider_credential.c.revoked_at.is_(None))
+        .order_by(provider_credential.c.created_at, provider_credential.c.id)
+    )
+    newest = {row.provider: CredentialId(row.id) for row in rows}
+    return None if stored is None else stored.preference, tuple(sorted(newest.items()))
