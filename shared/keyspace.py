@@ -37,6 +37,10 @@ each transition is one atomic script in Redis Cluster too.
 | hr:pause:<provider>:<credential> | string | set while nothing is sent on that account | TTL |
 | hr:permits:{<provider>:<credential>} | hash | what an account used of its minute | TTL |
 | hr:permits:{...}:held, :held:batch | zset | calls that run on it, and those of batch work, by expiry | TTL |
+| hr:limit:{<account>}:holds | hash | what is reserved for jobs of an account, by job | settlement, lapse |
+| hr:limit:{<account>}:due | zset | the same jobs by when their reservation lapses, ms | settlement, lapse |
+| hr:limit:{<account>}:<scope>:<id> | hash | what was used of one allowance, by rule | TTL |
+| hr:limit:{<account>}:<scope>:<id>:calls | zset | its calls under way, by when they lapse, ms | TTL |
 | hr:load:<provider> | hash | consumer to what it has free and how fast it is, JSON behind a moment | TTL |
 | hr:conditions | channel | news of breakers and pauses, JSON | - |
 """
@@ -165,6 +169,15 @@ def permits(provider: str, credential: str) -> str:
 
 def permit_holders(provider: str, credential: str, *, batch: bool = False) -> str:
     return f"hr:permits:{{{provider}:{credential}}}:held{':batch' if batch else ''}"
+
+
+def holds(account: str) -> str:
+    """What the scripts build the other keys of the account from."""
+    return f"hr:limit:{{{account}}}:holds"
+
+
+def calls_at_once(account: str, subject: str) -> str:
+    return f"hr:limit:{{{account}}}:{subject}:calls"
 
 
 def load(provider: str) -> str:

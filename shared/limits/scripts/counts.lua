@@ -1,0 +1,160 @@
+-- Put before the scripts that count what callers use. All keys of an account share a slot:
+--   <prefix>holds         hash: job to what was reserved for it, a line a count
+--   <prefix>due           zset: the same jobs by the moment their reservation lapses, ms
+--   <prefix><allowance>   hash: the counts of one allowance, by rule:
+--     <rule>:n, :o, :<slot>   a sliding window: in all, its oldest slot, and of each slot
+--     d:id, d:n               a calendar period, which one, and how much of it: d and m count requests
+--     s:id, s:n, s:r          micro-dollars of the month, reserved ones included, and these alone
+--     epoch                   when its calendar counts were read from the ledger; without it they are not known
+--   <prefix><allowance>:calls   zset: calls under way, by the moment they lapse
+-- A reservation is lines of `allowance|rule|slot or epoch|amount|limit`.
+local SLOTS = 60
+local KEEP_MS = 40 * 86400000
+
+local function now_ms()
+  local t = redis.call('TIME')
+  return tonumber(t[1]) * 1000 + math.floor(tonumber(t[2]) / 1000)
+end
+
+local function int(n)
+  -- Zero has no sign here: Redis takes no -0.
+  return string.format('%.0f', n + 0)
+end
+
+-- Days and months of UTC as numbers that grow.
+-- Source: H. Hinnant, "chrono-Compatible Low-Level Date Algorithms", civil_from_days.
+local function day_of(ms)
+  return math.floor(ms / 86400000)
+end
+
+local function month_of(ms)
+  local z = day_of(ms) + 719468
+  local era = math.floor(z / 146097)
+  local doe = z - era * 146097
+  local yoe = math.floor((doe - math.floor(doe / 1460) + math.floor(doe / 36524) - math.floor(doe / 146096)) / 365)
+  local doy = doe - (365 * yoe + math.floor(yoe / 4) - math.floor(yoe / 100))
+  local mp = math.floor((5 * doy + 2) / 153)
+  local month = mp < 10 and mp + 3 or mp - 9
+  return (yoe + era * 400 + (month <= 2 and 1 or 0)) * 12 + month - 1
+end
+
+local function month_start_ms(month)
+  local y, m = math.floor(month / 12), month % 12 + 1
+  if m <= 2 then
+    y = y - 1
+  end
+  local era = math.floor(y / 400)
+  local yoe = y - era * 400
+  local doy = math.floor((153 * (m + (m > 2 and -3 or 9)) + 2) / 5)
+  local doe = yoe * 365 + math.floor(yoe / 4) - math.floor(yoe / 100) + doy
+  return (era * 146097 + doe - 719468) * 86400000
+end
+
+local function period_of(rule, ms)
+  return rule == 'd' and day_of(ms) or month_of(ms)
+end
+
+-- The window without what has left it. Counts of a slot stay until all of the slot is older than the
+-- window, so never more than the limit is let through in any window, wherever it begins.
+local function slide(key, rule, slot)
+  local f = redis.call('HMGET', key, rule .. ':n', rule .. ':o')
+  local n, oldest = tonumber(f[1] or 0), tonumber(f[2] or slot)
+  local first = slot - SLOTS
+  if oldest >= first then
+    return n, oldest
+  end
+  for old = oldest, math.min(first - 1, oldest + SLOTS) do
+    local name = rule .. ':' .. int(old)
+    local count = redis.call('HGET', key, name)
+    if count then
+      n = n - tonumber(count)
+      redis.call('HDEL', key, name)
+    end
+  end
+  redis.call('HSET', key, rule .. ':n', int(n), rule .. ':o', int(first))
+  return n, first
+end
+
+local function add_to_slot(key, rule, slot, amount)
+  redis.call('HINCRBY', key, rule .. ':' .. int(slot), int(amount))
+  redis.call('HINCRBY', key, rule .. ':n', int(amount))
+  redis.call('HSETNX', key, rule .. ':o', int(slot))
+end
+
+-- When `excess` will have left the window.
+local function wait_for(key, rule, oldest, slot, slot_ms, excess, now)
+  for old = oldest, slot do
+    excess = excess - tonumber(redis.call('HGET', key, rule .. ':' .. int(old)) or 0)
+    if excess <= 0 then
+      return (old + SLOTS + 1) * slot_ms - now
+    end
+  end
+  return SLOTS * slot_ms
+end
+
+-- The count of a period, begun anew with what is reserved where another one was last counted.
+local function current(key, rule, period)
+  local f = redis.call('HMGET', key, rule .. ':id', rule .. ':n', rule .. ':r')
+  local id = tonumber(f[1] or 0)
+  if id >= period then
+    return tonumber(f[2] or 0), id
+  end
+  local reserved = f[3] or '0'
+  redis.call('HSET', key, rule .. ':id', int(period), rule .. ':n', reserved)
+  return tonumber(reserved), period
+end
+
+local function parts_of(hold)
+  local found = {}
+  for allowance, rule, place, amount, limit in string.gmatch(hold, '([^|\n]+)|([^|]+)|([^|]+)|([^|]+)|([^|\n]+)') do
+    found[#found + 1] = {allowance, rule, tonumber(place), tonumber(amount), tonumber(limit)}
+  end
+  return found
+end
+
+local function is_window(rule)
+  return string.sub(rule, 1, 1) == 'r' or string.sub(rule, 1, 1) == 't'
+end
+
+-- A window still holds the slot of what was counted then.
+local function adjust_slot(key, rule, slot, amount)
+  if redis.call('HEXISTS', key, rule .. ':' .. int(slot)) == 1 then
+    add_to_slot(key, rule, slot, amount)
+  end
+end
+
+-- Nobody said in time how the job ended: what was reserved for it is free again. Its hold stays, of
+-- nothing, so that what the job cost is still counted should somebody say it later.
+local function lapse(prefix, job, hold, now)
+  local kept = {}
+  for _, part in ipairs(parts_of(hold)) do
+    local key, rule = prefix .. part[1], part[2]
+    if rule == 's' and tonumber(redis.call('HGET', key, 'epoch') or 0) == part[3] then
+      redis.call('HINCRBY', key, 's:n', int(-part[4]))
+      redis.call('HINCRBY', key, 's:r', int(-part[4]))
+    end
+    if rule == 's' then
+      kept[#kept + 1] = part[1] .. '|s|' .. int(part[3]) .. '|0|' .. int(part[5])
+    end
+  end
+  if #kept == 0 then
+    redis.call('HDEL', prefix .. 'holds', job)
+    redis.call('ZREM', prefix .. 'due', job)
+  else
+    redis.call('HSET', prefix .. 'holds', job, 'lapsed\n' .. table.concat(kept, '\n'))
+    redis.call('ZADD', prefix .. 'due', int(now + 7 * 86400000), job)
+  end
+end
+
+local function lapse_due(prefix, now)
+  local jobs = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', int(now), 'LIMIT', 0, 20)
+  for _, job in ipairs(jobs) do
+    local hold = redis.call('HGET', prefix .. 'holds', job)
+    if hold and string.sub(hold, 1, 7) ~= 'lapsed\n' then
+      lapse(prefix, job, hold, now)
+    else
+      redis.call('HDEL', prefix .. 'holds', job)
+      redis.call('ZREM', prefix .. 'due', job)
+    end
+  end
+end
