@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from api.admission import FREE, Admitted
 from api.deps import Broker
 from api.replies import Reply
 from shared.errors import DeadlineExceeded, QueueUnavailable
@@ -13,9 +14,10 @@ class Departure:
     `accepted`: whether there is, or may be, a job to leave.
     """
 
-    def __init__(self, via: Broker, reply: Reply) -> None:
+    def __init__(self, via: Broker, reply: Reply, admitted: Admitted = FREE) -> None:
         self._via = via
         self._reply = reply
+        self._admitted = admitted
         self._left = False
         self.accepted = False
 
@@ -25,6 +27,8 @@ class Departure:
         self._left = True
         reply = self._reply
         self._via.replies.forget(reply)
+        if reply.result is not None:
+            self._admitted.end()
         if not self.accepted or reply.result is not None:
             return
         # Past its deadline nobody can come back for a job, nor when its id was never told;

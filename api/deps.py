@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.types import Scope
 
+from api.admission import Admission
 from api.replies import Replies
 from shared.auth.lookup import KeyLookup
 from shared.domain.conditions import ProviderCondition
@@ -44,6 +45,7 @@ class Broker:
     router: Router
     keys: KeyLookup
     engine: AsyncEngine
+    admission: Admission
     conditions: Mapping[str, ProviderCondition] = field(default_factory=dict)
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""
 

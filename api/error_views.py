@@ -103,6 +103,7 @@ def render(error: BrokerError, surface: Surface, request_id: RequestId) -> tuple
     headers: RawHeaders = [
         (b"content-type", b"application/json"),
         (b"content-length", b"%d" % len(body)),
+        *error.headers,
     ]
     seconds = _retry_after(error)
     if seconds is not None:

@@ -40,18 +40,19 @@ def key_of(headers: Mapping[str, str]) -> str | None:
 
 async def claim_job_id(
     key: str, principal: Principal, surface: Surface, kind: JobKind, producer: Producer
-) -> JobId:
-    """The job that the key stands for; a new one for its first request."""
+) -> tuple[JobId, bool]:
+    """The job that the key stands for, and whether there is one already."""
     scope = f"{principal.account}\n{surface.value}\n{kind.value}\n{key}".encode()
     digest = hashlib.sha256(scope).hexdigest()
     fresh = new_job_id()
     held = await producer.claim_key(digest, fresh, instead_of=None, seconds=RETAIN_SECONDS)
     if held == fresh:
-        return fresh
+        return fresh, False
     stored = await producer.result(held)
     if isinstance(stored, Result) and _is_worth_another_run(stored.head):
-        return await producer.claim_key(digest, fresh, instead_of=held, seconds=RETAIN_SECONDS)
-    return held
+        held = await producer.claim_key(digest, fresh, instead_of=held, seconds=RETAIN_SECONDS)
+        return held, held != fresh
+    return held, stored is not None
 
 
 def _is_worth_another_run(head: ResultHead) -> bool:

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
 from api.admin_v1 import dead_letters
+from api.admission import Admission
 from api.anthropic_v1 import messages
 from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
@@ -38,6 +39,8 @@ from shared.auth.lookup import KeyLookup
 from shared.db.engine import create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
+from shared.limits.reservations import Reservations
+from shared.limits.rules import Policies
 from shared.observability import metrics
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
@@ -82,6 +85,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         memory = MemoryWatch(link, settings.queue)
         model_lists = ModelLists(link, registry.profiles)
         catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
+        admission = Admission(Reservations(link), engine, catalogue, Policies.of(settings), settings)
         routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
         conditions = Conditions(link, presence.served, shards=settings.queue.shards)
         replies = Replies(
@@ -115,6 +119,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             ),
             keys=keys,
             engine=engine,
+            admission=admission,
         )
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
@@ -133,6 +138,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             poll.cancel()
         await asyncio.gather(*polls, return_exceptions=True)
         await replies.close()
+        await admission.aclose()
         await keys.aclose()
         await link.close()
         await engine.dispose()

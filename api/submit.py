@@ -15,6 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import twins
+from api.admission import FREE, Rules
 from api.answers import event_stream, job_headers, note_result, queue_headers, result_headers
 from api.departure import Departure
 from api.deps import Broker, headers_of, request_id_of
@@ -31,6 +32,7 @@ from shared.domain.job import FallbackOn, Job, JobKind, Surface, Target
 from shared.domain.principal import Principal
 from shared.errors import BrokerError, DeadlineExceeded, JobCancelled, ProviderTimeout, QueueUnavailable
 from shared.ids import new_job_id
+from shared.limits.reservations import Mode
 from shared.providers.profile import not_served
 from shared.queue.frames import Result
 
@@ -121,14 +123,15 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
             lane=lane,
             include_usage=call.include_usage,
         )
+    mode = Mode.CHECK
+    if key is not None:
+        job_id, is_job = await claim_job_id(key, principal, call.surface, call.kind, via.producer)
+        mode = Mode.REPLAY if is_job else mode
+    else:
+        job_id = new_job_id() if twins_digest is None else via.producer.new_id_beside(twins_digest)
+    rules = via.admission.rules_of(principal, older_route=call.surface is Surface.INFERENCE)
     job = Job(
-        id=(
-            await claim_job_id(key, principal, call.surface, call.kind, via.producer)
-            if key is not None
-            else new_job_id()
-            if twins_digest is None
-            else via.producer.new_id_beside(twins_digest)
-        ),
+        id=job_id,
         kind=call.kind,
         lane=lane,
         surface=call.surface,
@@ -141,16 +144,21 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         include_usage=call.include_usage,
         budget_ms=budget,
         body=body,
+        held=rules.holds,
     )
     told = _told(dropped)
     if twins_digest is not None:
         try:
-            return await _run(call, job, request, headers, via, told=told, twins_digest=twins_digest)
+            return await _run(
+                call, job, request, headers, via, told=told, rules=rules, twins_digest=twins_digest
+            )
         except _TwinEnded:
             # Its caller's patience was shorter, or its caller stopped it. This one is on its own now.
             left = budget - int((time.monotonic() - started) * 1000)
             job = replace(job, id=new_job_id(), budget_ms=max(1, left))
-    return await _run(call, job, request, headers, via, told=told, key=key, fingerprint=fingerprint)
+    return await _run(
+        call, job, request, headers, via, told=told, rules=rules, mode=mode, key=key, fingerprint=fingerprint
+    )
 
 
 _REASONS_OF_OTHERS: Final = frozenset({DeadlineExceeded.code, JobCancelled.code, ProviderTimeout.code})
@@ -169,14 +177,21 @@ async def _run(
     via: Broker,
     *,
     told: RawHeaders,
+    rules: Rules,
+    mode: Mode = Mode.CHECK,
     key: str | None = None,
     fingerprint: str = "",
     twins_digest: str | None = None,
 ) -> Response:
     """Raises _TwinEnded too, where there is a `twins_digest`."""
     condition = via.conditions.get(call.target.provider, UNKNOWN)
+    admitted = FREE
+    if rules.of:
+        estimate = via.admission.estimate(job.plan, call.kind, call.document, len(job.body))
+        admitted = await via.admission.admit(rules, job, estimate, mode)
+        told = [*admitted.headers, *told]
     reply = via.replies.expect(job, request.receive, reader=new_reader())
-    departure = Departure(via, reply)
+    departure = Departure(via, reply, admitted)
     joined = False
     try:
         accepted = await via.producer.enqueue(
@@ -196,6 +211,11 @@ async def _run(
             call_seconds=condition.latency_seconds.get(job.target.model, 0.0),
         )
         departure.accepted = True
+        if accepted.joined is not None:
+            admitted.take_back()
+        elif not accepted.attached and mode is Mode.REPLAY and rules.holds:
+            # The job was forgotten since its key was looked up, so this is one after all.
+            await via.admission.admit(rules, job, estimate, Mode.NOTE)
         replayed = False
         if accepted.joined is not None:
             joined = True
@@ -223,6 +243,8 @@ async def _run(
         departure(error)
         raise
     except BrokerError as error:
+        if not departure.accepted:
+            admitted.take_back()
         departure(error)
         if joined and error.code in _REASONS_OF_OTHERS and time.monotonic() < reply.deadline:
             raise _TwinEnded from error

@@ -17,7 +17,9 @@
     │   ├── IdempotencyMismatch       conflict_error                     422
     │   └── DeadLetterExpired         conflict_error / dead_letter_expired  409
     ├── RateLimited                   rate_limit_error                   429
+    │   ├── TooManyRequests           rate_limit_error                   429
     │   └── TooManyWaiting            rate_limit_error / too_many_waiting  429
+    ├── QuotaExceeded                 quota_exceeded                     429
     ├── Overloaded                    overloaded_error                   503
     │   ├── QueueFull                 overloaded_error / queue_full      503
     │   ├── QueueUnavailable          overloaded_error                   503
@@ -67,6 +69,8 @@ class BrokerError(Exception):
         self.param = param
         self.details: dict[str, Any] = dict(details or {})
         self.retry_after_seconds = retry_after_seconds
+        self.headers: list[tuple[bytes, bytes]] = []
+        """What the answer says besides, such as how the caller's limits stand."""
 
     def to_fields(self) -> dict[str, Any]:
         """What a worker stores and the api shows. JSON values only."""
@@ -183,6 +187,12 @@ class RateLimited(BrokerError):
     """The caller's own doing: others are served meanwhile."""
 
     type, code, status = "rate_limit_error", "rate_limit_exceeded", 429
+
+
+class TooManyRequests(RateLimited):
+    """A limit of the caller's that soon leaves room again."""
+
+    retryable = True
 
 
 class TooManyWaiting(RateLimited):

@@ -102,8 +102,8 @@ async def _is_answered(request: Request, principal: Principal, via: Broker, *, s
     key = key_of(request.headers)
     if key is None:
         return False
-    job_id = await claim_job_id(key, principal, Surface.RESPONSES, JobKind.RESPONSES, via.producer)
-    return await via.producer.result(job_id) is not None
+    _, is_job = await claim_job_id(key, principal, Surface.RESPONSES, JobKind.RESPONSES, via.producer)
+    return is_job
 
 
 @router.get(

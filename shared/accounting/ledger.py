@@ -1,13 +1,16 @@
 """The ledger's writer: batches of settled jobs, from their streams into the usage table.
 
-The order is commit, then acknowledge. Dying in between delivers the batch again, and the
-job id, which is the table's key, absorbs it; the other order would lose charges. An entry
-that nobody can read goes to a stream of its own, with the reason, and holds up nobody.
+What was reserved for a job is settled first, in Redis alone, so that budgets are right also
+while the database is away. Then the order is commit, then acknowledge. Dying in between
+delivers the batch again, and the job id, which is the table's key, absorbs it; the other
+order would lose charges. An entry that nobody can read goes to a stream of its own, with the
+reason, and holds up nobody.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -22,6 +25,8 @@ from shared.db.repositories import usage
 from shared.db.repositories.usage import SettledJob
 from shared.domain.job import Job, UnknownEnvelope
 from shared.domain.usage import Settlement
+from shared.ids import AccountId
+from shared.limits.reservations import Count, Reservations
 from shared.queue.redis_link import RedisArg, RedisLink
 
 BATCH: Final = 500
@@ -58,6 +63,10 @@ class Unreadable(Exception):
     """A usage entry the ledger cannot take, and why."""
 
 
+OnCounts = Callable[[AccountId, Sequence[Count]], None]
+"""Told how the budgets of an account stand after a settlement."""
+
+
 class LedgerWriter:
     """One consumer of the usage streams; any number may run.
 
@@ -74,8 +83,11 @@ class LedgerWriter:
         *,
         claim_idle_seconds: float = CLAIM_IDLE_SECONDS,
         clock: Clock | None = None,
+        on_counts: OnCounts | None = None,
     ) -> None:
         self._link = link
+        self._reservations = Reservations(link)
+        self._on_counts = on_counts
         self._engine = engine
         self._shards = range(shards)
         self._consumer = consumer
@@ -99,13 +111,44 @@ class LedgerWriter:
             self._next_claim = self._clock.monotonic() + self._claim_idle_seconds / 2
         for shard in self._shards:
             if shard in self._unfinished:
+                await self._settle_reservations_of_new(shard)
                 settled += await self._settle_unfinished(shard)
-            settled += await self._settle(shard, await self._read(shard, ">"))
+            else:
+                settled += await self._settle(shard, await self._read(shard, ">"))
         if settled == 0 and block_ms > 0:
             # One shard in turn: streams of several slots cannot be read by one command of a cluster.
             self._turn = (self._turn + 1) % len(self._shards)
             settled = await self._settle(self._turn, await self._read(self._turn, ">", block_ms=block_ms))
         return settled
+
+    async def _settle_reservations_of_new(self, shard: int) -> None:
+        """So that budgets do not wait for a database that is away. The entries are then unfinished ones."""
+        while True:
+            new = await self._read(shard, ">")
+            await self._settle_reservations([settled for entry in new if (settled := _readable(entry))])
+            # Also where nothing is new: something of before is still to be written.
+            self._unfinished.add(shard)
+            if len(new) < BATCH:
+                return
+
+    async def _settle_reservations(self, batch: Sequence[SettledJob]) -> None:
+        """Raises RedisError; again changes nothing."""
+        held = [settled for settled in batch if settled.job.held]
+        counts = await asyncio.gather(
+            *(
+                self._reservations.settle(
+                    settled.job.account,
+                    settled.job.id,
+                    tokens=settled.settlement.usage.total_tokens,
+                    micro_usd=settled.settlement.cost_micro_usd,
+                    ended_at=settled.settled_at,
+                )
+                for settled in held
+            )
+        )
+        if self._on_counts is not None:
+            for settled, found in zip(held, counts, strict=True):
+                self._on_counts(settled.job.account, found)
 
     async def _settle_unfinished(self, shard: int) -> int:
         """What was delivered to this consumer and not acknowledged."""
@@ -141,6 +184,7 @@ class LedgerWriter:
             else:
                 accepted.append(entry)
         if batch:
+            await self._settle_reservations(batch)
             async with self._engine.begin() as connection:
                 await usage.record_settlements(connection, batch)
             await self._acknowledge(shard, accepted)
@@ -204,6 +248,13 @@ class LedgerWriter:
             entry.id, *kept,
         )  # fmt: skip
         logger.error("usage entry rejected", shard=shard, entry=entry.id.decode(), reason=reason)
+
+
+def _readable(entry: _Entry) -> SettledJob | None:
+    try:
+        return read_entry(entry.id, entry.fields)
+    except Unreadable:
+        return None
 
 
 def read_entry(entry_id: bytes, entry: Mapping[bytes, bytes]) -> SettledJob:

@@ -126,6 +126,7 @@ class Job:
     `body`: JSON in the form of `kind`, gateway-only fields already gone, `model` set to
     that of `plan[0]`. It is opaque bytes to the queue.
     `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
+    `held`: something of its account's limits is reserved for it.
     """
 
     id: JobId
@@ -142,6 +143,7 @@ class Job:
     body: bytes
     fallback_on: frozenset[FallbackOn] = frozenset()
     hop: int = 0
+    held: bool = False
 
     @property
     def target(self) -> Target:
@@ -171,7 +173,9 @@ class Job:
 
     def header(self) -> bytes:
         """Everything but the body, as JSON: what the worker and the ledger read."""
-        fallback = {"on": sorted(self.fallback_on)} if self.fallback_on else {}
+        more: dict[str, Any] = {"on": sorted(self.fallback_on)} if self.fallback_on else {}
+        if self.held:
+            more["held"] = True
         return orjson.dumps(
             {
                 "v": self.version,
@@ -186,7 +190,7 @@ class Job:
                 "stream": self.stream,
                 "usage": self.include_usage,
                 "budget": self.budget_ms,
-                **fallback,
+                **more,
             }
         )
 
@@ -216,6 +220,7 @@ class Job:
             budget_ms=fields["budget"],
             body=body,
             fallback_on=fallback_on,
+            held=fields.get("held", False),
         )
 
 

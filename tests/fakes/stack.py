@@ -25,7 +25,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -40,6 +40,7 @@ from shared.db import migrate
 from shared.db.engine import create_engine
 from shared.db.repositories import accounts
 from shared.db.repositories import api_keys as api_key_rows
+from shared.domain.allowance import NO_LIMITS, Limits, Tier
 from shared.ids import AccountId
 from tests.fakes.eventually import NeverCame, eventually
 from tests.fakes.provider import CallRecord, ScriptedProvider
@@ -347,15 +348,23 @@ class Stack:
             limits=httpx.Limits(max_connections=None, max_keepalive_connections=None),
         )
 
-    async def new_api_key(self, account: AccountId) -> str:
-        """A key of that account, which is created when there is none."""
+    async def new_api_key(
+        self,
+        account: AccountId,
+        *,
+        tier: Tier = Tier.UNLIMITED,
+        account_limits: Limits = NO_LIMITS,
+        **fields: Any,
+    ) -> str:
+        """A key of that account, which is created when there is none. `fields`: of the key's record."""
         engine = create_engine(self.database_url)
         now = datetime.now(UTC)
         token, record = api_keys.mint(self._pepper.encode(), account=account, name="stack", now=now)
         try:
             async with engine.begin() as connection:
                 await accounts.ensure(connection, account, name=account, at=now)
-                await api_key_rows.create(connection, record)
+                await accounts.set_allowance(connection, account, tier=tier, limits=account_limits)
+                await api_key_rows.create(connection, replace(record, **fields))
         finally:
             await engine.dispose()
         return token

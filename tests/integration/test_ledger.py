@@ -339,7 +339,7 @@ async def test_killed_between_commit_and_ack_with_a_database_outage_loses_and_do
     assert await killed.wait() == -signal.SIGKILL
     engine = create_engine(postgres_url)
     assert await rows_and_spend(engine) == (BATCH, BATCH * 7)
-    assert await waiting(redis) == (jobs, BATCH)
+    assert await waiting(redis) == (jobs, jobs)
 
     writer = LedgerWriter(link, engine, 1, "heir", claim_idle_seconds=0)
     postgres_server.kill9()

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.repositories.insert import insert_new
 from shared.db.tables import usage
+from shared.domain.allowance import Scope
 from shared.domain.job import Job
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.ids import AccountId, JobId
@@ -71,6 +72,27 @@ async def spend_since(connection: AsyncConnection, account: AccountId, start: da
     )
     # PostgreSQL sums bigints as numeric.
     return int(total or 0)
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerCount:
+    requests: int
+    cost_micro_usd: int
+
+
+async def counts_since(
+    connection: AsyncConnection, account: AccountId, scope: Scope, name: str, start: datetime
+) -> LedgerCount:
+    """What a key, a user or the account itself used since `start`. `name`: its id."""
+    of = {Scope.KEY: usage.c.api_key_id, Scope.USER: usage.c.user_id, Scope.ACCOUNT: usage.c.account_id}
+    row = (
+        await connection.execute(
+            select(func.count(), func.sum(usage.c.cost_micro_usd)).where(
+                usage.c.account_id == account, of[scope] == name, usage.c.created_at >= start
+            )
+        )
+    ).one()
+    return LedgerCount(int(row[0]), int(row[1] or 0))
 
 
 def _values(settled: SettledJob) -> dict[str, object]:
