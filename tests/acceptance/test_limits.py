@@ -257,3 +257,49 @@ async def test_a_flushed_redis_begins_with_what_the_ledger_says(fresh_stack: Fre
         after = [await client.post(ROUTE, json=chat(f"after {n}")) for n in range(2)]
 
     assert [answer.status_code for answer in before + after] == [200, 200, 200, 429]
+
+
+async def test_a_caller_reads_what_is_left_of_each_limit(fresh_stack: FreshStack) -> None:
+    stack = await fresh_stack()
+    key = await stack.new_api_key(
+        ACME,
+        limits=Limits(requests_per_minute=10),
+        account_limits=Limits(daily_requests=2, monthly_spend_micro_usd=5_000_000),
+    )
+    async with client_of(stack, key) as client:
+        before = (await client.get("/api/v1/quota")).json()
+        answer = await client.post(ROUTE, json=chat("one"))
+        cost = await in_the_ledger(stack, 1)
+
+        async def is_settled() -> bool:
+            return await spent(stack) == (cost, 0)
+
+        await eventually(is_settled, "reservation settled")
+        between = (await client.get("/api/v1/quota", params={"estimate_usd": 4.99})).json()
+        too_much = (await client.get("/api/v1/quota", params={"estimate_usd": 5})).json()
+        await client.post(ROUTE, json=chat("two"))
+        after = (await client.get("/api/v1/quota")).json()
+        junk = await client.get("/api/v1/quota", params={"estimate_usd": "nan"})
+
+    assert answer.status_code == 200
+    assert before["allowed"]
+    assert [one["used"] for one in before["limits"]] == [0, 0, 0, 0]
+    left = {one["measure"]: one for one in between["limits"]}
+    assert left["requests"]["remaining"] == 9
+    assert left["requests"]["window_seconds"] == 60
+    assert left["daily_requests"]["remaining"] == 1
+    assert left["monthly_requests"]["limit"] is None
+    assert left["monthly_spend_usd"]["used"] == cost / 1_000_000
+    assert left["monthly_spend_usd"]["id"] == ACME
+    assert between["allowed"]
+    assert too_much["reached"]["measure"] == "monthly_spend_usd"
+    assert (after["allowed"], after["reached"]["measure"]) == (False, "daily_requests")
+    assert junk.status_code == 422
+
+
+async def test_a_caller_without_limits_reads_that_there_are_none(fresh_stack: FreshStack) -> None:
+    stack = await fresh_stack(workers=0, schedulers=0)
+    async with stack.client() as client:
+        answer = await client.get("/api/v1/quota")
+
+    assert answer.json() == {"allowed": True, "reached": None, "limits": []}
