@@ -25,6 +25,8 @@ each transition is one atomic script in Redis Cluster too.
 | hr:worker:<consumer> | channel | cancellations for one worker process | - |
 | hr:revoked | channel | ids of api keys that were revoked or whose principal changed | - |
 | hr:key:<digest> | string | a cached principal, JSON | TTL |
+| hr:key:session:<user>:<account> | string | the cached principal of a member's sessions, JSON | TTL |
+| hr:session:ended:<session> | string | set while access tokens of a session that ended would be good | TTL |
 | hr:key:version | string | counter, raised by each revocation and changed principal | never |
 | hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
 | hr:served:<provider> | string | set while some worker serves it | TTL |
@@ -186,6 +188,10 @@ def load(provider: str) -> str:
 
 def worker_channel(consumer: str) -> str:
     return f"hr:worker:{consumer}"
+
+
+def session_ended(session: str) -> str:
+    return f"hr:session:ended:{session}"
 
 
 def api_key(digest: str) -> str:

@@ -1,8 +1,8 @@
 """Access tokens: short-lived JWTs that say which user calls, for which account.
 
     header   {"alg": "HS256", "kid": <digest of the secret>, "typ": "JWT"}
-    payload  {"iss", "aud", "sub": user, "acc": account, "ver": token version, "jti", "iat", "nbf", "exp",
-              "typ": "access"}
+    payload  {"iss", "aud", "sub": user, "acc": account, "ver": token version, "sid": session, "jti",
+              "iat", "nbf", "exp", "typ": "access"}
 
 The key id alone decides the algorithm; the header's own word for it must agree. A token says who
 somebody is, never what he may do: that is asked of the stores, as it is for keys.
@@ -42,7 +42,7 @@ class Claims:
     user: UserId
     account: AccountId
     version: int
-    token_id: str
+    session: str
     expires_at: datetime
 
 
@@ -64,7 +64,7 @@ class AccessTokens:
         self._clock = clock or SystemClock()
         self.life = life
 
-    def issue(self, user: UserId, account: AccountId, version: int) -> str:
+    def issue(self, user: UserId, account: AccountId, version: int, *, session: str) -> str:
         now = self._clock.now()
         payload = {
             "iss": ISSUER,
@@ -72,6 +72,7 @@ class AccessTokens:
             "sub": user,
             "acc": account,
             "ver": version,
+            "sid": session,
             "jti": os.urandom(12).hex(),
             "iat": int(now.timestamp()),
             "nbf": int(now.timestamp()),
@@ -84,18 +85,18 @@ class AccessTokens:
         """Raises AuthenticationFailed, whatever is wrong with it."""
         payload = self._payload(token)
         user, account, version = payload.get("sub"), payload.get("acc"), payload.get("ver")
-        token_id, expires = payload.get("jti"), payload.get("exp")
+        session, expires = payload.get("sid"), payload.get("exp")
         if (
             payload.get("typ") != "access"
             or not isinstance(user, str)
             or not isinstance(account, str)
-            or not isinstance(token_id, str)
+            or not isinstance(session, str)
             or not isinstance(version, int)
             or not isinstance(expires, int)
         ):
             raise _refused()
         return Claims(
-            UserId(user), AccountId(account), version, token_id, datetime.fromtimestamp(expires, UTC)
+            UserId(user), AccountId(account), version, session, datetime.fromtimestamp(expires, UTC)
         )
 
     def _payload(self, token: str) -> dict[str, Any]:

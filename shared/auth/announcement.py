@@ -29,14 +29,8 @@ async def announce(
     async with database.connect() as connection:
         holders = await principals.of_account(connection, account, clock.now())
     entries = KeyEntries(link, ttl_seconds=settings.redis_cache_seconds)
-    await entries.store_all(
-        {
-            holder.digest: KeyEntry(holder.principal, holder.expires_at)
-            for holder in holders
-            if holder.is_usable
-        },
-        version=version,
-    )
+    usable = {holder.digest: KeyEntry.of(holder) for holder in holders if holder.is_usable}
+    await entries.store_all(usable, version=version)
     for holder in holders:
         if not holder.is_usable:
             await entries.mark_revoked(holder.digest)

@@ -20,6 +20,7 @@ from typing import Any, Final
 import orjson
 
 from shared import keyspace
+from shared.db.repositories.principals import Holder
 from shared.domain.allowance import Allowance, Limits, Scope, Tier
 from shared.domain.job import Lane
 from shared.domain.principal import Preference, Principal, known_failures
@@ -49,11 +50,19 @@ class Mark(Enum):
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """`age_seconds`: since a database was asked about the key, by Redis' own clock."""
+    """`age_seconds`: since a database was asked about the key, by Redis' own clock.
+
+    `version`: what an access token must carry, where it is of a member's sessions.
+    """
 
     principal: Principal
     expires_at: datetime | None
     age_seconds: float = 0.0
+    version: int | None = None
+
+    @classmethod
+    def of(cls, holder: Holder) -> KeyEntry:
+        return cls(holder.principal, holder.expires_at, version=holder.version)
 
     def has_expired(self, now: datetime) -> bool:
         return self.expires_at is not None and now >= self.expires_at
@@ -104,6 +113,13 @@ class KeyEntries:
         """Keep the entry longer, while the database cannot be asked."""
         await self._link.execute("EXPIRE", keyspace.api_key(digest), self._ttl_seconds)
 
+    async def has_ended(self, session: str) -> bool:
+        return bool(await self._link.execute("EXISTS", keyspace.session_ended(session)))
+
+    async def mark_ended(self, session: str, *, seconds: int) -> None:
+        """`seconds`: as long as an access token of the session could still be good."""
+        await self._link.execute("SET", keyspace.session_ended(session), "1", "EX", seconds)
+
     async def mark_revoked(self, digest: str) -> None:
         await self._link.execute("SET", keyspace.api_key(digest), _REVOKED, "EX", self._ttl_seconds)
 
@@ -116,6 +132,7 @@ def _encode(entry: KeyEntry, version: int) -> str:
         "key": principal.api_key,
         "expires": None if entry.expires_at is None else entry.expires_at.timestamp(),
         "at": version,
+        "version": entry.version,
         "lane": principal.lane if principal.lane is not Lane.INTERACTIVE else None,
         "user": principal.user,
         "role": principal.role if principal.role is not Role.SERVICE else None,
@@ -164,6 +181,7 @@ def _decode(value: bytes, *, age_seconds: float) -> KeyEntry | Mark:
             ),
             expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
             age_seconds=age_seconds,
+            version=fields.get("version"),
         )
     except (ValueError, KeyError, TypeError):
         # Another version's form of an entry: ask the database and write it anew.

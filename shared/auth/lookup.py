@@ -1,4 +1,4 @@
-"""From a key to its principal: this process, then Redis, then the database.
+"""From a key, or a session's access token, to its principal: this process, then Redis, then the database.
 
     token -> cached() ---------------------------> principal     the hot path: one dict, no await
                |  not here, or looked up key_cache_seconds ago
@@ -13,6 +13,9 @@
                |    -> no row, revoked, expired --> 401
                v  away, or slow to say what Redis still holds
            what Redis had, else what this process knew, for stale_seconds, else 503
+
+An access token says by itself who it is of, once its signature was checked; what that user may do
+is asked as it is of a key, and besides whether the session was ended.
 
 With no store to ask, a key this process does not know is neither good nor bad: 503, never 401.
 
@@ -34,6 +37,7 @@ from loguru import logger
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from shared.auth.access_tokens import LEEWAY, AccessTokens, Claims, looks_like_one
 from shared.auth.api_keys import digest as digest_of
 from shared.auth.api_keys import parse
 from shared.auth.key_entry import KeyEntries, KeyEntry, Mark
@@ -68,6 +72,27 @@ _REFUSED_MESSAGE: Final = "The API key is unknown, expired or revoked."
 class _No(Enum):
     REFUSED = "refused"
     AWAY = "away"
+
+
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """What the stores are asked about. `claims`: of an access token."""
+
+    token: str
+    digest: str
+    claims: Claims | None = None
+
+    @property
+    def flight(self) -> str:
+        """The same for what gets the same answer."""
+        return self.digest if self.claims is None else self.token
+
+    def fits(self, entry: KeyEntry) -> bool:
+        return self.claims is None or self.claims.version == entry.version
+
+    def is_ahead_of(self, entry: KeyEntry) -> bool:
+        """Issued since the entry was read."""
+        return self.claims is not None and self.claims.version > (entry.version or 0)
 
 
 @dataclass(slots=True)
@@ -107,8 +132,11 @@ class KeyLookup:
         *,
         pepper: bytes,
         settings: AuthSettings,
+        tokens: AccessTokens | None = None,
         clock: Clock | None = None,
     ) -> None:
+        """`tokens`: reads access tokens, where there are any."""
+        self._tokens = tokens
         self._entries = KeyEntries(link, ttl_seconds=settings.redis_cache_seconds)
         self._database = database
         self._pepper = pepper
@@ -117,9 +145,9 @@ class KeyLookup:
         self._clock = clock or SystemClock()
         self._known: OrderedDict[str, _Known] = OrderedDict()
         """By the whole token, least recently looked up first."""
-        self._token_of: dict[ApiKeyId, str] = {}
+        self._tokens_of: dict[ApiKeyId, set[str]] = {}
         self._refused: OrderedDict[str, float] = OrderedDict()
-        """Until when, by digest."""
+        """Until when, by flight."""
         self._flights: dict[str, asyncio.Task[Principal | _No]] = {}
         self._renewals: dict[str, asyncio.Task[KeyEntry | _No]] = {}
         """By digest: the database being asked about what Redis holds."""
@@ -140,13 +168,11 @@ class KeyLookup:
         """Raises AuthenticationFailed, or Overloaded when the stores that could tell are away."""
         if (principal := self.cached(token)) is not None:
             return principal
-        if parse(token) is None:
-            raise AuthenticationFailed("The API key is not well-formed.")
-        digest = digest_of(self._pepper, token)
-        if self._clock.monotonic() < self._refused.get(digest, 0.0):
+        shown = self._shown(token)
+        if self._clock.monotonic() < self._refused.get(shown.flight, 0.0):
             raise AuthenticationFailed(_REFUSED_MESSAGE)
         # Shielded: a caller who leaves must not take the answer from the others.
-        answer = await asyncio.shield(self._flight(token, digest))
+        answer = await asyncio.shield(self._flight(shown))
         if answer is _No.REFUSED:
             raise AuthenticationFailed(_REFUSED_MESSAGE)
         if answer is _No.AWAY:
@@ -156,8 +182,7 @@ class KeyLookup:
     def on_revoked(self, api_key_id: ApiKeyId) -> None:
         """A message on keyspace.REVOKED_CHANNEL arrived: ask about this key anew."""
         self._revocations_heard += 1
-        token = self._token_of.pop(api_key_id, None)
-        if token is not None:
+        for token in self._tokens_of.pop(api_key_id, ()):
             self._known.pop(token, None)
 
     def on_version(self, version: int) -> None:
@@ -173,7 +198,7 @@ class KeyLookup:
     def forget_all(self) -> None:
         self._revocations_heard += 1
         self._known.clear()
-        self._token_of.clear()
+        self._tokens_of.clear()
 
     async def aclose(self) -> None:
         running = [*self._flights.values(), *self._renewals.values()]
@@ -181,48 +206,59 @@ class KeyLookup:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
 
-    def _flight(self, token: str, digest: str) -> asyncio.Task[Principal | _No]:
+    def _shown(self, token: str) -> _Shown:
+        """Raises AuthenticationFailed for what no store need be asked about."""
+        if self._tokens is not None and looks_like_one(token):
+            claims = self._tokens.read(token)
+            return _Shown(token, principals.session_digest(claims.user, claims.account), claims)
+        if parse(token) is None:
+            raise AuthenticationFailed("The API key is not well-formed.")
+        return _Shown(token, digest_of(self._pepper, token))
+
+    def _flight(self, shown: _Shown) -> asyncio.Task[Principal | _No]:
         """The look-up of this key: the one under way, or a new one."""
-        flight = self._flights.get(digest)
+        flight = self._flights.get(shown.flight)
         if flight is None:
             if len(self._flights) >= FLIGHTS:
                 raise Overloaded("Too many API keys are being checked.", retry_after_seconds=AWAY_SECONDS)
-            flight = asyncio.create_task(self._look_up(token, digest), name="key-lookup")
-            self._flights[digest] = flight
-            flight.add_done_callback(lambda _: self._flights.pop(digest, None))
+            flight = asyncio.create_task(self._look_up(shown), name="key-lookup")
+            self._flights[shown.flight] = flight
+            flight.add_done_callback(lambda _: self._flights.pop(shown.flight, None))
         return flight
 
-    async def _look_up(self, token: str, digest: str) -> Principal | _No:
+    async def _look_up(self, shown: _Shown) -> Principal | _No:
         for _ in range(3):
             heard = self._revocations_heard
-            answer = await self._ask(token, digest)
+            answer = await self._ask(shown)
+            if isinstance(answer, KeyEntry) and (not shown.fits(answer) or await self._has_ended(shown)):
+                answer = _No.REFUSED
             # A revocation heard meanwhile may be of this key, read before and kept after it.
             if heard == self._revocations_heard:
                 break
         else:
             return answer if isinstance(answer, _No) else answer.principal
         if isinstance(answer, KeyEntry):
-            self._remember(token, answer)
+            self._remember(shown, answer)
             return answer.principal
         if answer is _No.REFUSED:
-            self._forget(token)
-            self._refuse(digest)
+            self._forget(shown.token)
+            self._refuse(shown.flight)
             return answer
-        known = self._known.get(token)
+        known = self._known.get(shown.token)
         if known is None or self._clock.monotonic() >= known.stale_until:
             return _No.AWAY
         known.fresh_until = min(known.stale_until, self._clock.monotonic() + AWAY_SECONDS)
         return known.principal
 
-    async def _ask(self, token: str, digest: str) -> KeyEntry | _No:
-        now = self._clock.now()
+    async def _ask(self, shown: _Shown) -> KeyEntry | _No:
+        now, digest = self._clock.now(), shown.digest
         held, version = await self._ask_redis(digest)
         if held is Mark.REVOKED:
             return _No.REFUSED
         if isinstance(held, KeyEntry):
             if held.has_expired(now):
                 return _No.REFUSED
-            if held.age_seconds < self._trust_seconds:
+            if held.age_seconds < self._trust_seconds and not shown.is_ahead_of(held):
                 return held
             renewal = self._renewal(digest, version)
             await asyncio.wait({renewal}, timeout=RENEWAL_SECONDS)
@@ -236,6 +272,16 @@ class KeyLookup:
         if found is None:
             return _No.REFUSED
         return found if await self._tell_redis(digest, found, version) else _No.REFUSED
+
+    async def _has_ended(self, shown: _Shown) -> bool:
+        """Whether its session did. While Redis is away nobody can tell, and the token is short-lived."""
+        if shown.claims is None or self._redis_store.is_away:
+            return False
+        try:
+            return await self._entries.has_ended(shown.claims.session)
+        except (RedisError, OSError, TimeoutError) as error:
+            self._redis_store.failed(error)
+            return False
 
     def _renewal(self, digest: str, version: int) -> asyncio.Task[KeyEntry | _No]:
         """What the database says of an entry of Redis: the look under way, or a new one."""
@@ -274,9 +320,7 @@ class KeyLookup:
             try:
                 async with asyncio.timeout(DATABASE_SECONDS), self._database.connect() as connection:
                     holder = await principals.of_digest(connection, digest, now)
-                    if holder is None or not holder.is_usable:
-                        return None
-                    return KeyEntry(holder.principal, holder.expires_at)
+                    return KeyEntry.of(holder) if holder is not None and holder.is_usable else None
             except DATABASE_ERRORS as error:
                 self._database_store.failed(error)
                 return _No.AWAY
@@ -305,9 +349,11 @@ class KeyLookup:
             except (RedisError, OSError, TimeoutError) as error:
                 self._redis_store.failed(error)
 
-    def _remember(self, token: str, entry: KeyEntry) -> None:
-        now = self._clock.monotonic()
+    def _remember(self, shown: _Shown, entry: KeyEntry) -> None:
+        now, token = self._clock.monotonic(), shown.token
         life = _seconds_left(entry.expires_at, self._clock.now())
+        if shown.claims is not None:
+            life = min(life, _seconds_left(shown.claims.expires_at + LEEWAY, self._clock.now()))
         # What Redis trusted for a while already is trusted that much less here; not for less
         # than a moment, or an old entry in a database outage would be asked for at every call.
         fresh = max(self._trust_seconds - entry.age_seconds, AWAY_SECONDS)
@@ -317,19 +363,26 @@ class KeyLookup:
             stale_until=now + min(fresh + self._stale_seconds, life),
         )
         self._known.move_to_end(token)
-        self._token_of[entry.principal.api_key] = token
+        self._tokens_of.setdefault(entry.principal.api_key, set()).add(token)
         if len(self._known) > KNOWN_KEYS:
-            _, oldest = self._known.popitem(last=False)
-            self._token_of.pop(oldest.principal.api_key, None)
+            oldest, known = self._known.popitem(last=False)
+            self._drop(oldest, known)
 
     def _forget(self, token: str) -> None:
         known = self._known.pop(token, None)
         if known is not None:
-            self._token_of.pop(known.principal.api_key, None)
+            self._drop(token, known)
 
-    def _refuse(self, digest: str) -> None:
-        self._refused[digest] = self._clock.monotonic() + REFUSED_SECONDS
-        self._refused.move_to_end(digest)
+    def _drop(self, token: str, known: _Known) -> None:
+        of_key = self._tokens_of.get(known.principal.api_key)
+        if of_key is not None:
+            of_key.discard(token)
+            if not of_key:
+                del self._tokens_of[known.principal.api_key]
+
+    def _refuse(self, flight: str) -> None:
+        self._refused[flight] = self._clock.monotonic() + REFUSED_SECONDS
+        self._refused.move_to_end(flight)
         if len(self._refused) > REFUSED_KEYS:
             self._refused.popitem(last=False)
 

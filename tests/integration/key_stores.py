@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from redis.asyncio import Redis
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import keyspace
+from shared.auth.access_tokens import AccessTokens
 from shared.auth.api_keys import digest as digest_of
 from shared.auth.api_keys import mint
 from shared.auth.lookup import KeyLookup
+from shared.auth.passwords import Passwords
 from shared.auth.revocation import revoke
+from shared.auth.sessions import Sessions
 from shared.clock import ManualClock
 from shared.db.engine import create_engine
 from shared.db.repositories import accounts, api_keys
@@ -22,10 +26,11 @@ from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.principal import Principal
 from shared.ids import AccountId, ApiKeyId
 from shared.queue.redis_link import RedisLink
-from shared.settings import AuthSettings
+from shared.settings import AccountSettings, AuthSettings
 from tests.integration.queue.support import open_link
 
 PEPPER = b"pepper of the tests, 32 bytes or so"
+JWT_SECRET = b"secret of the tests, for access tokens"
 ACME = AccountId("acme")
 SETTINGS = AuthSettings()
 
@@ -41,9 +46,31 @@ class Stores:
     closing: AsyncExitStack
 
     def a_process(self) -> KeyLookup:
-        process = KeyLookup(self.link, self.database, pepper=PEPPER, settings=SETTINGS, clock=self.clock)
+        process = KeyLookup(
+            self.link,
+            self.database,
+            pepper=PEPPER,
+            settings=SETTINGS,
+            tokens=self.access_tokens(),
+            clock=self.clock,
+        )
         self.closing.push_async_callback(process.aclose)
         return process
+
+    def access_tokens(self) -> AccessTokens:
+        return AccessTokens(JWT_SECRET, life=timedelta(minutes=15), clock=self.clock)
+
+    def sessions(self) -> Sessions:
+        passwords = Passwords(slots=2, queue=32)
+        self.closing.callback(passwords.close)
+        return Sessions(
+            self.database,
+            self.access_tokens(),
+            passwords,
+            pepper=PEPPER,
+            settings=AccountSettings(),
+            clock=self.clock,
+        )
 
     def mint(self, **particulars: Any) -> tuple[str, ApiKeyRecord]:
         return mint(PEPPER, account=ACME, name="laptop", now=self.clock.now(), **particulars)

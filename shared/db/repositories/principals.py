@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,26 +28,87 @@ from shared.ids import AccountId, ApiKeyId, CredentialId, UserId
 _Shared = tuple[Preference | None, tuple[tuple[str, CredentialId], ...]]
 
 
+_SESSION: Final = "session:"
+
+
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A key as it stands. `is_usable` at the moment it was asked about."""
+    """A key, or a member's sessions, as they stand. `is_usable` at the moment it was asked about.
+
+    `version`: what access tokens of the member must carry; None of a key.
+    """
 
     digest: str
     principal: Principal
     expires_at: datetime | None
     is_usable: bool
+    version: int | None = None
+
+
+def session_digest(user_id: UserId, account_id: AccountId) -> str:
+    """In the place of a key's digest, for all sessions of a member."""
+    return f"{_SESSION}{user_id}:{account_id}"
 
 
 async def of_digest(connection: AsyncConnection, digest: str, now: datetime) -> Holder | None:
     """Unusable ones too. The one question without an account: its answer is the account."""
+    if digest.startswith(_SESSION):
+        user_id, _, account_id = digest.removeprefix(_SESSION).partition(":")
+        return await of_member(connection, UserId(user_id), AccountId(account_id))
     found = await _holders(connection, api_key.c.digest == digest, now)
     return found[0] if found else None
 
 
+async def of_member(connection: AsyncConnection, user_id: UserId, account_id: AccountId) -> Holder | None:
+    """None where the user is no member of the account."""
+    found = await _members(
+        connection, and_(membership.c.user_id == user_id, membership.c.account_id == account_id)
+    )
+    return found[0] if found else None
+
+
 async def of_account(connection: AsyncConnection, account_id: AccountId, now: datetime) -> list[Holder]:
-    """Of each key of the account that is not revoked."""
+    """Of each key of the account that is not revoked, and of each member."""
     its = and_(api_key.c.account_id == account_id, api_key.c.revoked_at.is_(None))
-    return await _holders(connection, its, now)
+    keys = await _holders(connection, its, now)
+    return keys + await _members(connection, membership.c.account_id == account_id)
+
+
+async def _members(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Holder]:
+    rows = (
+        await connection.execute(
+            select(
+                membership,
+                account.c.tier,
+                account.c.limits.label("account_limits"),
+                user.c.disabled_at,
+                user.c.is_operator,
+                user.c.token_version,
+            )
+            .join(account, account.c.id == membership.c.account_id)
+            .join(user, user.c.id == membership.c.user_id)
+            .where(which)
+        )
+    ).all()
+    holders = []
+    shared: _Shared | None = None
+    for found in rows:
+        row: dict[str, Any] = dict(found._mapping)
+        owner, user_id = AccountId(row["account_id"]), UserId(row["user_id"])
+        shared = shared or await _shared(connection, owner)
+        principal = Principal(
+            account=owner,
+            api_key=ApiKeyId(user_id),
+            preference=shared[0],
+            user=user_id,
+            role=Role(row["role"]),
+            is_operator=row["is_operator"],
+            allowances=allowances_of(row, (Scope.USER, user_id, row["limits"])),
+            credentials=shared[1],
+        )
+        usable = row["disabled_at"] is None
+        holders.append(Holder(session_digest(user_id, owner), principal, None, usable, row["token_version"]))
+    return holders
 
 
 async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now: datetime) -> list[Holder]:

@@ -25,7 +25,7 @@ SECRET = b"a secret of more than thirty-two bytes"
 NOON = datetime(2026, 11, 26, 12, tzinfo=UTC)
 CLOCK = ManualClock(NOON)
 TOKENS = AccessTokens(SECRET, life=timedelta(minutes=15), clock=CLOCK)
-GOOD = TOKENS.issue(UserId("usr_a"), AccountId("acc_a"), 3)
+GOOD = TOKENS.issue(UserId("usr_a"), AccountId("acc_a"), 3, session="ses_a")
 HEADER: dict[str, Any] = jwt.get_unverified_header(GOOD)
 PAYLOAD: dict[str, Any] = jwt.decode(GOOD, options={"verify_signature": False})
 
@@ -120,7 +120,7 @@ FORGED: dict[str, Callable[[], str]] = {
 def test_a_token_says_who_calls_for_whom() -> None:
     claims = TOKENS.read(GOOD)
 
-    assert (claims.user, claims.account, claims.version) == ("usr_a", "acc_a", 3)
+    assert (claims.user, claims.account, claims.version, claims.session) == ("usr_a", "acc_a", 3, "ses_a")
     assert claims.expires_at == NOON + timedelta(minutes=15)
     assert looks_like_one(GOOD)
 
@@ -140,7 +140,7 @@ def test_clocks_may_differ_by_half_a_minute() -> None:
     tokens = AccessTokens(SECRET, life=timedelta(minutes=15), clock=clock)
     ahead = AccessTokens(SECRET, life=timedelta(minutes=15), clock=ManualClock(NOON + timedelta(seconds=29)))
 
-    assert tokens.read(ahead.issue(UserId("usr_a"), AccountId("acc_a"), 0)).version == 0
+    assert tokens.read(ahead.issue(UserId("usr_a"), AccountId("acc_a"), 0, session="ses_a")).version == 0
     clock.advance(15 * 60 + 29)
     assert tokens.read(GOOD).version == 3
     clock.advance(1)
@@ -155,7 +155,7 @@ def test_a_new_secret_still_reads_the_tokens_of_the_one_before() -> None:
 
     assert rotated.read(GOOD).user == "usr_a"
     with pytest.raises(AuthenticationFailed):
-        TOKENS.read(rotated.issue(UserId("usr_a"), AccountId("acc_a"), 3))
+        TOKENS.read(rotated.issue(UserId("usr_a"), AccountId("acc_a"), 3, session="ses_a"))
 
 
 def test_a_short_secret_signs_nothing() -> None:
