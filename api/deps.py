@@ -10,11 +10,14 @@ from starlette.requests import Request
 from starlette.types import Scope
 
 from api.admission import Admission
+from api.login_limits import LoginLimits
 from api.replies import Replies
 from shared.auth.lookup import KeyLookup
+from shared.auth.sessions import Sessions
 from shared.domain.conditions import ProviderCondition
 from shared.domain.principal import Principal
-from shared.errors import AuthenticationFailed
+from shared.domain.roles import Permission
+from shared.errors import AuthenticationFailed, NotAuthorized
 from shared.ids import RequestId
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import ModelLists
@@ -46,8 +49,11 @@ class Broker:
     keys: KeyLookup
     engine: AsyncEngine
     admission: Admission
+    login_limits: LoginLimits
     conditions: Mapping[str, ProviderCondition] = field(default_factory=dict)
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""
+    sessions: Sessions | None = None
+    """None where no JWT_SECRET is set: nobody can log in."""
 
     def providers(self) -> list[str]:
         """What to show as served, of what has an address here: what live workers serve. Where none
@@ -73,12 +79,17 @@ def headers_of(scope: Scope) -> dict[str, str]:
     return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
 
 
-async def authenticate(request: Request, broker: Broker) -> Principal:
-    """Who sent this. Raises AuthenticationFailed."""
+async def authenticate(request: Request, broker: Broker, permission: Permission) -> Principal:
+    """Who sent this, provided that it may. Every route names what it takes: there is no other way in.
+
+    Raises AuthenticationFailed, or NotAuthorized.
+    """
     token = token_of(request.scope)
     principal = broker.keys.cached(token)
     if principal is None:
         principal = await broker.keys.resolve(token)
+    if not principal.may(permission):
+        raise NotAuthorized(f"This takes the permission {permission.value!r}, which this credential lacks.")
     return principal
 
 

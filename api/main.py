@@ -18,6 +18,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
+from api.account_v1 import auth
 from api.admin_v1 import dead_letters
 from api.admission import Admission
 from api.anthropic_v1 import messages
@@ -26,6 +27,7 @@ from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.legacy import ai, generate_text, inference, summarize
+from api.login_limits import LoginLimits
 from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
@@ -35,7 +37,10 @@ from api.unified_v1 import embeddings as unified_embeddings
 from api.unified_v1 import models as unified_models
 from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
+from shared.auth.access_tokens import access_tokens
 from shared.auth.lookup import KeyLookup
+from shared.auth.passwords import Passwords
+from shared.auth.sessions import Sessions
 from shared.db.engine import create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
@@ -79,13 +84,19 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         link = open_link(redis_url, timeout=settings.queue.api_timeout_seconds)
         engine = create_engine(url_of(settings))
-        keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth)
+        tokens = access_tokens(settings)
+        keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth, tokens=tokens)
+        passwords = Passwords(slots=settings.accounts.password_slots, queue=settings.accounts.password_queue)
+        sessions = None
+        if tokens is not None:
+            sessions = Sessions(engine, tokens, passwords, pepper=pepper, settings=settings.accounts)
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
         memory = MemoryWatch(link, settings.queue)
         model_lists = ModelLists(link, registry.profiles)
         catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
-        admission = Admission(Reservations(link), engine, catalogue, Policies.of(settings), settings)
+        reservations = Reservations(link)
+        admission = Admission(reservations, engine, catalogue, Policies.of(settings), settings)
         routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
         conditions = Conditions(link, presence.served, shards=settings.queue.shards)
         replies = Replies(
@@ -120,6 +131,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             keys=keys,
             engine=engine,
             admission=admission,
+            login_limits=LoginLimits(reservations, settings.limits),
+            sessions=sessions,
         )
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
@@ -142,6 +155,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         await keys.aclose()
         await link.close()
         await engine.dispose()
+        passwords.close()
         logger.info("api stopped")
 
     app = FastAPI(
@@ -172,6 +186,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         estimate,
         preferences,
         quota,
+        auth,
         generate_text,
         summarize,
         ai,
@@ -179,8 +194,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         health,
     ):
         app.include_router(router.router)
-    if settings.admin_token is not None:
-        app.include_router(dead_letters.router)
+    app.include_router(dead_letters.router)
     error_views.install(app)
     hot = HotRoutes(
         app,

@@ -11,6 +11,7 @@ from api.deps import Broker, authenticate, broker_of
 from api.json_body import MAX_NODES, parse_object
 from api.request_body import read_body
 from shared.domain.principal import Principal
+from shared.domain.roles import Permission
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,9 +22,11 @@ class Posted:
     document: dict[str, Any]
 
 
-async def posted(request: Request, *, max_nodes: int = MAX_NODES) -> Posted:
-    """Raises AuthenticationFailed before the body is read, then what `parse_object` raises."""
+async def posted(
+    request: Request, *, permission: Permission = Permission.INFERENCE, max_nodes: int = MAX_NODES
+) -> Posted:
+    """Raises AuthenticationFailed or NotAuthorized before the body is read; then as `parse_object` does."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, permission)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     return Posted(via, principal, body, parse_object(body, max_nodes=max_nodes))

@@ -30,7 +30,14 @@ from api.usable import require_usable
 from shared.domain.conditions import UNKNOWN
 from shared.domain.job import FallbackOn, Job, JobKind, Surface, Target
 from shared.domain.principal import Principal
-from shared.errors import BrokerError, DeadlineExceeded, JobCancelled, ProviderTimeout, QueueUnavailable
+from shared.errors import (
+    BrokerError,
+    DeadlineExceeded,
+    JobCancelled,
+    ModelNotFound,
+    ProviderTimeout,
+    QueueUnavailable,
+)
 from shared.ids import new_job_id
 from shared.limits.reservations import Mode
 from shared.providers.profile import not_served
@@ -81,6 +88,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     """
     started = time.monotonic()
     headers = headers_of(request.scope)
+    call = for_principal(call, principal)
     profile = via.registry.get(call.target.provider)
     if not profile.serves(call.kind):
         raise not_served(profile, call.kind)
@@ -159,6 +167,22 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     return await _run(
         call, job, request, headers, via, told=told, rules=rules, mode=mode, key=key, fingerprint=fingerprint
     )
+
+
+def for_principal(call: Submission, principal: Principal) -> Submission:
+    """Only what the caller may use of the plan, with its account's own credentials. Raises ModelNotFound."""
+    plan = call.plan
+    if principal.models is not None or principal.providers is not None:
+        plan = tuple(target for target in plan if principal.may_use(target.provider, target.model))
+        if not plan:
+            raise ModelNotFound("This credential may not use this model.", param="model")
+    if principal.credentials:
+        own = dict(principal.credentials)
+        plan = tuple(
+            replace(target, credential=own[target.provider]) if target.provider in own else target
+            for target in plan
+        )
+    return call if plan is call.plan else replace(call, plan=plan)
 
 
 _REASONS_OF_OTHERS: Final = frozenset({DeadlineExceeded.code, JobCancelled.code, ProviderTimeout.code})

@@ -100,6 +100,8 @@ class ApiSettings(_Group):
     """How long open requests may go on after that."""
     responses_retain_seconds: PositiveFloat = 86_400.0
     """How long a response of /v1/responses can be read and continued, unless `store` was false."""
+    trusted_proxies: tuple[str, ...] = ()
+    """Addresses or networks whose X-Forwarded-For says who asks, as a JSON list."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names answered to; empty means any well-formed one."""
 
@@ -318,6 +320,8 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("HEADRACE_JWT_SECRET", "JWT_SECRET")
     )
     """Secret of at least 32 characters that signs access tokens; without it nobody can log in."""
+    jwt_secret_before: Annotated[SecretStr, Field(min_length=32)] | None = None
+    """The one before, whose tokens are still good: set it for as long as they live when you change it."""
     jwt_expiry: Duration = Field(
         default=900.0, validation_alias=AliasChoices("HEADRACE_JWT_EXPIRY", "JWT_EXPIRY")
     )

@@ -20,6 +20,7 @@ from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
+from shared.domain.roles import Permission
 from shared.providers.dialects.anthropic import wanted_api
 from shared.providers.profile import not_served
 from shared.providers.tokens import prompt_tokens
@@ -57,7 +58,7 @@ async def messages(request: Request) -> Response:
     With `stream: true` the answer is Anthropic's named events.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_messages(document)
@@ -77,7 +78,7 @@ async def messages(request: Request) -> Response:
 async def count_tokens(request: Request) -> Response:
     """How many tokens a message would take. Counted by Anthropic for its own models, estimated for others."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_token_count(document)

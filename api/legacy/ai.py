@@ -23,6 +23,7 @@ from api.legacy.schemas import (
 )
 from api.posted import posted
 from api.submit import submit
+from shared.domain.roles import Permission
 from shared.domain.usage import Usage
 from shared.money import MICRO_PER_USD
 from shared.queue.frames import Result
@@ -80,7 +81,7 @@ def _generate_response(result: Result, via: Broker, *, latency_ms: int) -> bytes
 async def health(request: Request) -> AiHealth:
     """`healthy` while the default provider is served, `degraded` while only others are."""
     via = broker_of(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     providers = [_health_of(provider_id, via) for provider_id in via.registry.profiles]
     online = [found for found in providers if found.status == "online"]
     status: Literal["healthy", "degraded", "unhealthy"] = "degraded" if online else "unhealthy"

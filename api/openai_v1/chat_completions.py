@@ -15,6 +15,7 @@ from api.request_body import read_body
 from api.sse import AS_STORED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
+from shared.domain.roles import Permission
 
 router: Final = APIRouter()
 
@@ -51,7 +52,7 @@ async def chat_completions(request: Request) -> Response:
     goes on with that stream.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat_completion(document)

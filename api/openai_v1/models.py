@@ -15,6 +15,7 @@ from api.model_names import Known, everything
 from api.openai_v1.schemas import ErrorAnswer, ModelCard, ModelList
 from api.responses import json_response
 from shared.domain.job import Surface
+from shared.domain.roles import Permission
 from shared.errors import ModelNotFound
 from shared.providers.catalogue import Model
 
@@ -64,7 +65,7 @@ async def list_models(request: Request) -> Response:
     """In Anthropic's form, and in pages, when the request has an `anthropic-version`."""
     via = broker_of(request)
     anthropic = _speaks_anthropic(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     if anthropic:
         return _answer(page_of([_info(*about) for about in everything(via)], request.query_params))
     return _answer(ModelList(data=[_card(*about) for about in everything(via)]))
@@ -81,7 +82,7 @@ async def get_model(request: Request, model: str) -> Response:
     """Ids may hold slashes: `provider/model`."""
     via = broker_of(request)
     anthropic = _speaks_anthropic(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     about = _find(model, via)
     return _answer(_info(*about) if anthropic else _card(*about))
 

@@ -23,6 +23,7 @@ from api.sse import NAMED
 from api.submit import Submission, as_stored, submit
 from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
+from shared.domain.roles import Permission
 from shared.errors import BadRequest, Conflict, JobLost
 
 router: Final = APIRouter()
@@ -60,7 +61,7 @@ async def create(request: Request) -> Response:
     background, encrypted reasoning) answers 400 and is named.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     limit = via.settings.api.max_body_bytes
     body = await read_body(request.receive, limit=limit)
     document = parse_object(body)
@@ -123,7 +124,7 @@ async def retrieve(
     the event whose `sequence_number` is `starting_after`.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     found = await find(response_id, principal, via)
     if not stream:
         return json_response(await answer_of(found, via), [])
@@ -202,4 +203,4 @@ async def cancel(request: Request, response_id: str) -> Response:
 
 async def _found(request: Request, response_id: str) -> StoredResponse:
     via = broker_of(request)
-    return await find(response_id, await authenticate(request, via), via)
+    return await find(response_id, await authenticate(request, via, Permission.INFERENCE), via)

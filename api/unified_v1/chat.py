@@ -18,6 +18,7 @@ from api.sse import AS_STORED, StreamForm
 from api.submit import Submission, submit
 from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
 from shared.domain.job import JobKind, Surface
+from shared.domain.roles import Permission
 from shared.queue.frames import Result
 
 router: Final = APIRouter()
@@ -56,7 +57,7 @@ async def chat(request: Request) -> Response:
     A stream holds one answer: `n` above 1 is refused there.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)

@@ -14,6 +14,7 @@ from api.request_body import read_body
 from api.unified_v1.model_schemas import CostEstimate, check_estimate
 from api.unified_v1.schemas import ErrorAnswer
 from shared.domain.job import JobKind
+from shared.domain.roles import Permission
 from shared.errors import InvalidRequest, ModelNotFound
 from shared.money import MICRO_PER_USD
 from shared.providers.duties import estimate_cost
@@ -55,7 +56,7 @@ _FIELDS: Final = (
 async def estimate(request: Request) -> CostEstimate:
     """Takes the body of any other route. Tokens count as in the model's family, media by the piece."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.MODELS_READ)
     document = parse_object(await read_body(request.receive, limit=via.settings.api.max_body_bytes))
     check_estimate(document)
     kind = _kind_of(document, via)

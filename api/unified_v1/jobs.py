@@ -15,6 +15,7 @@ from api.resume import resume
 from api.unified_v1.schemas import ErrorAnswer
 from shared.domain.conditions import UNKNOWN
 from shared.domain.job import JobKind, JobState, Lane
+from shared.domain.roles import Permission
 from shared.errors import NotFound
 from shared.ids import JOB_ID, JobId
 from shared.queue.job_status import JobStatus
@@ -59,7 +60,7 @@ class JobAnswer(BaseModel):
 async def job(request: Request, job_id: str) -> JobAnswer:
     """As long as its result is kept. Its id is in the header `x-headrace-job-id` of its answer."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     found = None
     if JOB_ID.match(job_id):
         found = await via.job_statuses.of(JobId(job_id), principal.account)
@@ -113,7 +114,7 @@ async def events(
 ) -> Response:
     """The job's events in the form it was asked for, behind `Last-Event-ID` or `?after=`."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.INFERENCE)
     if not JOB_ID.match(job_id):
         raise NotFound("There is no such job.")
     event_id = request.headers.get("last-event-id") or f"{job_id}:{after}"

@@ -10,6 +10,7 @@ from api.deps import Broker, authenticate, broker_of
 from api.model_names import aliases, names_in, routes
 from api.unified_v1.model_schemas import ModelCapabilities, ModelCapabilitiesList, ModelPrices
 from api.unified_v1.schemas import ErrorAnswer
+from shared.domain.roles import Permission
 from shared.money import MICRO_PER_USD
 from shared.providers.catalogue import ListedModel, Model, Prices
 from shared.routing.table import written
@@ -20,7 +21,7 @@ router: Final = APIRouter(tags=["Unified"])
 @router.get("/api/v1/models", summary="List models", responses={401: {"model": ErrorAnswer}})
 async def list_models(request: Request) -> ModelCapabilitiesList:
     via = broker_of(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     return ModelCapabilitiesList(
         models=[_view(name, owner, model, via) for name, owner, model in names_in(via)],
         aliases={name: via.catalogue.aliases[name] for name in aliases(via)},

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 
 from api.checking import check, fault
+from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of
 from api.fallbacks import FIELD, refuse_presets
 from api.posted import posted
@@ -18,18 +16,17 @@ from api.unified_v1.preference_schemas import PreferenceIn, PreferenceOut
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth.preference import prefer
 from shared.clock import SystemClock
-from shared.db.engine import DATABASE_ERRORS
 from shared.db.repositories import preferences
 from shared.domain.job import FallbackOn
 from shared.domain.principal import Preference
-from shared.errors import NotFound, Overloaded
+from shared.domain.roles import Permission
+from shared.errors import NotFound
 from shared.ids import AccountId
 from shared.routing.table import CALLERS_CHOICE
 
 router: Final = APIRouter(prefix="/api/v1/preferences", tags=["Unified"])
 
 _PREFERENCE: Final = TypeAdapter(PreferenceIn)
-_DATABASE_SECONDS: Final = 5.0
 _REQUEST_BODY: Final[dict[str, Any]] = {
     "requestBody": {
         "required": True,
@@ -51,7 +48,7 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 async def get(request: Request) -> PreferenceOut:
     """404 while the account has none: `auto` is then the default model."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.MODELS_READ)
     return await _stored(principal.account, via)
 
 
@@ -65,7 +62,7 @@ async def put(request: Request) -> PreferenceOut:
     """In the place of the one before; every process knows it within seconds. `model` is anything
     that a request may name: a model, an alias, a preset or a route.
     """
-    asked = await posted(request)
+    asked = await posted(request, permission=Permission.PREFERENCES_WRITE)
     document, via = asked.document, asked.via
     check(_PREFERENCE, document)
     preference = Preference(
@@ -87,7 +84,7 @@ async def put(request: Request) -> PreferenceOut:
 async def delete(request: Request) -> None:
     """Again is harmless."""
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.PREFERENCES_WRITE)
     await _store(principal.account, None, via)
 
 
@@ -103,7 +100,7 @@ def _check_names(preference: Preference, via: Broker) -> None:
 
 
 async def _stored(account: AccountId, via: Broker) -> PreferenceOut:
-    async with _within_reach(), via.engine.connect() as connection:
+    async with within_reach("Preferences"), via.engine.connect() as connection:
         stored = await preferences.find(connection, account)
     if stored is None:
         raise NotFound("This account has no preference.")
@@ -116,17 +113,7 @@ async def _stored(account: AccountId, via: Broker) -> PreferenceOut:
 
 
 async def _store(account: AccountId, preference: Preference | None, via: Broker) -> None:
-    async with _within_reach():
+    async with within_reach("Preferences"):
         await prefer(
             via.engine, via.link, account, preference, clock=SystemClock(), settings=via.settings.auth
         )
-
-
-@asynccontextmanager
-async def _within_reach() -> AsyncIterator[None]:
-    """Raises Overloaded when the database is not."""
-    try:
-        async with asyncio.timeout(_DATABASE_SECONDS):
-            yield
-    except DATABASE_ERRORS as exc:
-        raise Overloaded("Preferences cannot be reached at the moment.", retry_after_seconds=1) from exc

@@ -27,6 +27,7 @@ from api.unified_v1.model_schemas import (
 from api.unified_v1.schemas import ErrorAnswer
 from shared import keyspace
 from shared.domain.conditions import UNKNOWN
+from shared.domain.roles import Permission
 from shared.errors import QueueUnavailable
 from shared.providers import duties
 from shared.providers.duties import Health
@@ -43,7 +44,7 @@ _IMPAIRED: Final = frozenset({ProviderStatus.DEGRADED, ProviderStatus.OFFLINE})
 async def list_providers(request: Request) -> ProviderList:
     """Those that are served; their models by the names to ask for."""
     via = broker_of(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     profiles = [via.registry.get(name) for name in via.providers()]
     return ProviderList(providers=[_view(profile, via) for profile in profiles], routing=_routing(via))
 
@@ -56,7 +57,7 @@ async def list_providers(request: Request) -> ProviderList:
 async def get_provider(request: Request, provider: str) -> ProviderDetails:
     """With its health, and what its last answers said of our limits there."""
     via = broker_of(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     profile = via.registry.get(provider)
     try:
         stored = await via.link.execute("GET", keyspace.limits(provider))
@@ -88,7 +89,7 @@ async def get_provider(request: Request, provider: str) -> ProviderDetails:
 async def health(request: Request) -> GatewayHealth:
     """Unlike /health it names providers, so it asks for a key; and it always answers 200."""
     via = broker_of(request)
-    await authenticate(request, via)
+    await authenticate(request, via, Permission.MODELS_READ)
     redis, database = await asyncio.gather(redis_state(via), database_state(via))
     providers = {name: _health(via.registry.get(name), via).status for name in via.providers()}
     whole = redis == database == "connected" and not _IMPAIRED & set(providers.values())

@@ -15,6 +15,7 @@ from api.unified_v1.schemas import ErrorAnswer
 from shared.clock import SystemClock
 from shared.db.engine import DATABASE_ERRORS
 from shared.domain.allowance import Scope
+from shared.domain.roles import Permission
 from shared.errors import Overloaded
 from shared.ids import AccountId
 from shared.limits.reservations import Counted, Unknown
@@ -72,7 +73,7 @@ async def quota(
     Asking counts as nothing.
     """
     via = broker_of(request)
-    principal = await authenticate(request, via)
+    principal = await authenticate(request, via, Permission.USAGE_READ)
     rules = via.admission.rules_of(principal, older_route=False).of
     counted = await _counted(via.admission, principal.account, rules)
     now = SystemClock().now()

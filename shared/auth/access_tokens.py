@@ -23,6 +23,7 @@ import jwt
 from shared.clock import Clock, SystemClock
 from shared.errors import AuthenticationFailed
 from shared.ids import AccountId, UserId
+from shared.settings import Settings
 
 ISSUER: Final = "headrace"
 AUDIENCE: Final = "headrace"
@@ -133,6 +134,18 @@ class AccessTokens:
         if max(early, payload["iat"]) > now + leeway or late <= now - leeway:
             raise _refused()
         return payload
+
+
+def access_tokens(settings: Settings) -> AccessTokens | None:
+    """None where there is no secret to sign them with."""
+    if settings.jwt_secret is None:
+        return None
+    before = settings.jwt_secret_before
+    return AccessTokens(
+        settings.jwt_secret.get_secret_value().encode(),
+        life=timedelta(seconds=settings.jwt_expiry),
+        before=None if before is None else before.get_secret_value().encode(),
+    )
 
 
 def _key_id(secret: bytes) -> str:

@@ -179,6 +179,12 @@ class KeyLookup:
             raise Overloaded("The API key cannot be checked at the moment.", retry_after_seconds=AWAY_SECONDS)
         return answer
 
+    def claims(self, token: str) -> Claims | None:
+        """What an access token says; None of a key. Raises AuthenticationFailed."""
+        if self._tokens is None or not looks_like_one(token):
+            return None
+        return self._tokens.read(token)
+
     def on_revoked(self, api_key_id: ApiKeyId) -> None:
         """A message on keyspace.REVOKED_CHANNEL arrived: ask about this key anew."""
         self._revocations_heard += 1
@@ -208,8 +214,8 @@ class KeyLookup:
 
     def _shown(self, token: str) -> _Shown:
         """Raises AuthenticationFailed for what no store need be asked about."""
-        if self._tokens is not None and looks_like_one(token):
-            claims = self._tokens.read(token)
+        claims = self.claims(token)
+        if claims is not None:
             return _Shown(token, principals.session_digest(claims.user, claims.account), claims)
         if parse(token) is None:
             raise AuthenticationFailed("The API key is not well-formed.")

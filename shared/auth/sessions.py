@@ -161,6 +161,24 @@ class Sessions:
                 await refresh_tokens.revoke_family(connection, claims.session, at=now)
             await self._audit(connection, client, claims.account, claims.user, "user.logged-out", claims.user)
 
+    async def change_password(self, claims: Claims, old: str, new: str, client: Client) -> Session:
+        """Ends every session, and begins one. Raises AuthenticationFailed, InvalidRequest, TooManyRequests.
+
+        Access tokens are ended by `session_end.end_all`.
+        """
+        async with self._database.connect() as connection:
+            found = await users.find(connection, claims.user)
+        if found is None or not await self._passwords.verify(old, found.password_hash):
+            raise AuthenticationFailed(_LOGIN_REFUSED)
+        hashed, now = await self._passwords.hash(new), self._clock.now()
+        async with self._database.begin() as connection:
+            await users.change(connection, found.id, password_hash=hashed)
+            await users.end_sessions(connection, found.id)
+            await refresh_tokens.revoke_of_user(connection, found.id, at=now)
+            anew = await users.find(connection, found.id)
+            await self._audit(connection, client, claims.account, found.id, "user.password-changed", found.id)
+            return await self._begin(connection, anew or found, claims.account, now)
+
     async def _begin(
         self, connection: AsyncConnection, user: UserRecord, account: AccountId, now: datetime
     ) -> Session:

@@ -18,6 +18,8 @@ class Scope(StrEnum):
     KEY = "key"
     USER = "user"
     ACCOUNT = "account"
+    ADDRESS = "address"
+    """Where somebody who has not said who he is asks from."""
 
 
 class Tier(StrEnum):

@@ -68,12 +68,6 @@ class Principal:
             return self.is_operator
         return permission in PERMISSIONS[self.role]
 
-    def credential_for(self, provider: str) -> CredentialId | None:
-        for of_provider, credential in self.credentials:
-            if of_provider == provider:
-                return credential
-        return None
-
     def may_use(self, provider: str, model: str) -> bool:
         if self.providers is not None and provider not in self.providers:
             return False

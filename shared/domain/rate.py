@@ -17,6 +17,15 @@ def seconds_of(text: str) -> float | None:
     return seconds or None
 
 
+def text_of(seconds: float) -> str:
+    """The other way round, in the largest unit that says it whole."""
+    whole = int(seconds)
+    for unit in ("h", "m"):
+        if whole == seconds and whole % _UNITS[unit] == 0:
+            return f"{int(whole // _UNITS[unit])}{unit}"
+    return f"{seconds:g}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """`requests` in any `window_seconds`."""
