@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import auth
+from api.account_v1 import auth, usage
 from api.admin_v1 import dead_letters
 from api.admission import Admission
 from api.anthropic_v1 import messages
@@ -187,6 +187,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         preferences,
         quota,
         auth,
+        usage,
         generate_text,
         summarize,
         ai,

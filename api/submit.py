@@ -153,6 +153,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         budget_ms=budget,
         body=body,
         held=rules.holds,
+        user=principal.user,
     )
     told = _told(dropped)
     if twins_digest is not None:

@@ -39,7 +39,13 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
     ledger_link = link.another(timeout=queue.worker_timeout_seconds + queue.block_seconds)
     engine = create_engine(url_of(settings))
     providers = list(Registry.from_settings(settings).profiles)
-    ledger = LedgerWriter(ledger_link, engine, shards=queue.shards, consumer=consumer_name())
+    ledger = LedgerWriter(
+        ledger_link,
+        engine,
+        shards=queue.shards,
+        consumer=consumer_name(),
+        markup_percent=settings.billing_markup_percent,
+    )
     logger.info("scheduler started")
     try:
         async with asyncio.TaskGroup() as duties:

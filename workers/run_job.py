@@ -13,7 +13,7 @@ from redis.exceptions import RedisError
 
 from shared import faultpoints
 from shared.domain.job import JobState, UnknownEnvelope
-from shared.domain.usage import Outcome, Settlement, Usage
+from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.errors import (
     AllProvidersFailed,
     BrokerError,
@@ -224,21 +224,25 @@ def _refusal_of(wait: Wait, profile: ProviderProfile) -> ProviderError:
 async def _go_on(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError, step: Step
 ) -> None:
+    attempt = _attempt(ctx, lease, progress, AttemptOutcome.FAILED, error.code)
     if isinstance(step, Retry):
-        if await _put_aside(ctx, lease, error, step):
+        if await _put_aside(ctx, lease, error, step, attempt):
             return
         # Too late for this target, or too many retries in all: the next one may still answer in time.
         step = Move() if lease.job.next_target is not None else None
-    if isinstance(step, Move) and await _moved(ctx, lease, error, call_failed=progress.sent):
+    if isinstance(step, Move) and await _moved(ctx, lease, error, attempt):
         return
     await _failed(ctx, lease, progress, _in_all(lease, error))
 
 
-async def _put_aside(ctx: WorkerContext, lease: Lease, error: BrokerError, step: Retry) -> bool:
+async def _put_aside(
+    ctx: WorkerContext, lease: Lease, error: BrokerError, step: Retry, attempt: Attempt | None
+) -> bool:
+    delay = step.delay_seconds
     if step.counts:
-        became = await ctx.consumer.retry_later(lease, delay_seconds=step.delay_seconds)
+        became = await ctx.consumer.retry_later(lease, delay_seconds=delay, attempt=attempt)
     else:
-        became = await ctx.consumer.defer(lease, delay_seconds=step.delay_seconds, patient=step.patient)
+        became = await ctx.consumer.defer(lease, delay_seconds=delay, patient=step.patient, attempt=attempt)
     logger.info(
         _PUT_ASIDE[step.counts] if became is PutAside.DONE else "job not put aside",
         job_id=lease.job.id,
@@ -252,9 +256,11 @@ async def _put_aside(ctx: WorkerContext, lease: Lease, error: BrokerError, step:
     return became is PutAside.DONE
 
 
-async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, *, call_failed: bool) -> bool:
+async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, attempt: Attempt | None) -> bool:
     target, onward = lease.job.target, lease.job.next_target
-    if onward is None or not await ctx.consumer.move(lease, why=_why(lease, error), call_failed=call_failed):
+    if onward is None or not await ctx.consumer.move(
+        lease, why=_why(lease, error), call_failed=attempt is not None, attempt=attempt
+    ):
         return False
     logger.info(
         "job moved to another provider",
@@ -325,7 +331,8 @@ async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: C
         )
         await _quietly(_failed(ctx, lease, progress, error), within_seconds=_LAST_WORDS_SECONDS)
     else:
-        await _quietly(ctx.consumer.hand_back(lease), within_seconds=_LAST_WORDS_SECONDS)
+        attempt = _attempt(ctx, lease, progress, AttemptOutcome.INTERRUPTED)
+        await _quietly(ctx.consumer.hand_back(lease, attempt=attempt), within_seconds=_LAST_WORDS_SECONDS)
 
 
 async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
@@ -348,6 +355,33 @@ async def _quietly(write: Awaitable[None], *, within_seconds: float | None = Non
         logger.info("late result refused")
     except (RedisError, TimeoutError) as exc:
         logger.warning("last write of a job failed", error=type(exc).__name__)
+
+
+def _attempt(
+    ctx: WorkerContext,
+    lease: Lease,
+    progress: CallProgress,
+    outcome: AttemptOutcome,
+    error: str | None = None,
+) -> Attempt | None:
+    """A call that is over and does not end the job; None where none was made."""
+    if not progress.sent:
+        return None
+    target = lease.job.target
+    # Broken off, it is charged for what the provider had done; failed before it answered, for nothing.
+    counted = outcome is AttemptOutcome.INTERRUPTED or progress.emitted or progress.usage is not None
+    usage = progress.usage_or_estimate(lease.job) if counted else Usage()
+    return Attempt(
+        provider=target.provider,
+        model=target.model,
+        credential=target.credential,
+        outcome=outcome,
+        error=error,
+        prompt_tokens=usage.prompt_tokens,
+        completion_tokens=usage.completion_tokens,
+        cost_micro_usd=ctx.catalogue.cost_micro_usd(target.provider, target.model, usage),
+        provider_ms=progress.elapsed_ms(),
+    )
 
 
 def _settlement(
@@ -373,6 +407,7 @@ def _settlement(
         attempts=lease.attempts + 1,
         deliveries=lease.deliveries,
         error=None if error is None else error.code,
+        called=progress.sent,
     )
 
 

@@ -24,7 +24,7 @@ from shared.clock import Clock, SystemClock
 from shared.db.repositories import usage
 from shared.db.repositories.usage import SettledJob
 from shared.domain.job import Job, UnknownEnvelope
-from shared.domain.usage import Settlement
+from shared.domain.usage import Attempt, Settlement
 from shared.ids import AccountId
 from shared.limits.reservations import Count, Reservations
 from shared.queue.redis_link import RedisArg, RedisLink
@@ -84,10 +84,12 @@ class LedgerWriter:
         claim_idle_seconds: float = CLAIM_IDLE_SECONDS,
         clock: Clock | None = None,
         on_counts: OnCounts | None = None,
+        markup_percent: int = 0,
     ) -> None:
         self._link = link
         self._reservations = Reservations(link)
         self._on_counts = on_counts
+        self._markup_percent = markup_percent
         self._engine = engine
         self._shards = range(shards)
         self._consumer = consumer
@@ -186,7 +188,7 @@ class LedgerWriter:
         if batch:
             await self._settle_reservations(batch)
             async with self._engine.begin() as connection:
-                await usage.record_settlements(connection, batch)
+                await usage.record_settlements(connection, batch, markup_percent=self._markup_percent)
             await self._acknowledge(shard, accepted)
         for entry, reason in rejected:
             await self._reject(shard, entry, reason)
@@ -265,6 +267,8 @@ def read_entry(entry_id: bytes, entry: Mapping[bytes, bytes]) -> SettledJob:
     try:
         job = Job.from_wire(entry[b"header"], b"")
         settlement = Settlement.from_wire(entry[b"outcome"])
+        lines = entry.get(b"calls", b"")
+        earlier = tuple(map(Attempt.from_wire, lines.split(b"\n"))) if lines else ()
         milliseconds = int(entry_id.partition(b"-")[0])
         settled_at = _EPOCH + timedelta(milliseconds=milliseconds)
     except KeyError as error:
@@ -277,13 +281,19 @@ def read_entry(entry_id: bytes, entry: Mapping[bytes, bytes]) -> SettledJob:
         raise Unreadable("the entry and its header name different jobs")
     _check_types(job, ("id", "account", "api_key", "request_id"), str)
     _check_types(job, ("stream",), bool)
+    _check_types(job, ("user",), str | None)
     _check_types(settlement, ("provider", "model"), str)
     _check_types(settlement, ("error",), str | None)
     _check_types(settlement, ("cost_micro_usd", "queue_ms", "provider_ms", "attempts", "deliveries"), int)
     _check_types(settlement, ("ttft_ms",), int | None)
     for field in fields(settlement.usage):
         _check_types(settlement.usage, (field.name,), bool if field.name == "estimated" else int)
-    return SettledJob(job=job, settlement=settlement, settled_at=settled_at)
+    for attempt in earlier:
+        _check_types(attempt, ("provider", "model", "credential"), str)
+        _check_types(attempt, ("error",), str | None)
+        _check_types(attempt, ("prompt_tokens", "completion_tokens", "provider_ms"), int)
+        _check_types(attempt, ("cost_micro_usd",), int | None)
+    return SettledJob(job=job, settlement=settlement, settled_at=settled_at, earlier=earlier)
 
 
 def _check_types(holder: object, names: Sequence[str], expected: Any) -> None:

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.ids import AccountId, ApiKeyId, JobId, RequestId
+from shared.ids import AccountId, ApiKeyId, JobId, RequestId, UserId
 
 ENVELOPE_VERSION: Final = 2
 OLDEST_ENVELOPE: Final = 1
@@ -100,13 +100,17 @@ class Surface(StrEnum):
     """The older routes under /v1/inference: their streams say `{"text": ...}`."""
 
 
+DEFAULT_CREDENTIAL: Final = "default"
+"""The broker's own at a provider."""
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """Where a job may run. `credential` is an id, never the secret; only workers resolve it."""
 
     provider: str
     model: str
-    credential: str = "default"
+    credential: str = DEFAULT_CREDENTIAL
 
 
 class FallbackOn(StrEnum):
@@ -126,7 +130,7 @@ class Job:
     `body`: JSON in the form of `kind`, gateway-only fields already gone, `model` set to
     that of `plan[0]`. It is opaque bytes to the queue.
     `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
-    `held`: something of its account's limits is reserved for it.
+    `held`: something of its account's limits is reserved for it. `user`: whose key or session asked.
     """
 
     id: JobId
@@ -144,6 +148,7 @@ class Job:
     fallback_on: frozenset[FallbackOn] = frozenset()
     hop: int = 0
     held: bool = False
+    user: UserId | None = None
 
     @property
     def target(self) -> Target:
@@ -176,6 +181,8 @@ class Job:
         more: dict[str, Any] = {"on": sorted(self.fallback_on)} if self.fallback_on else {}
         if self.held:
             more["held"] = True
+        if self.user is not None:
+            more["user"] = self.user
         return orjson.dumps(
             {
                 "v": self.version,
@@ -221,6 +228,7 @@ class Job:
             body=body,
             fallback_on=fallback_on,
             held=fields.get("held", False),
+            user=fields.get("user"),
         )
 
 

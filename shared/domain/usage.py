@@ -34,12 +34,59 @@ class Usage:
         return self.prompt_tokens + self.completion_tokens
 
 
+class AttemptOutcome(StrEnum):
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"
+    """Broken off: its caller stopped it, or its worker did, and gave the job back."""
+    LOST = "lost"
+    """Its worker died. What the provider charges for it nobody can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One call to a provider on behalf of a job. `cost_micro_usd`: None where nobody can tell."""
+
+    provider: str
+    model: str
+    credential: str
+    outcome: AttemptOutcome
+    error: str | None = None
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_micro_usd: int | None = 0
+    provider_ms: int = 0
+
+    def to_wire(self) -> bytes:
+        """One line."""
+        return orjson.dumps(
+            [
+                self.provider,
+                self.model,
+                self.credential,
+                self.outcome,
+                self.error,
+                self.prompt_tokens,
+                self.completion_tokens,
+                self.cost_micro_usd,
+                self.provider_ms,
+            ]
+        )
+
+    @classmethod
+    def from_wire(cls, line: bytes) -> Self:
+        """Raises ValueError or TypeError."""
+        provider, model, credential, outcome, *rest = orjson.loads(line)
+        return cls(provider, model, credential, AttemptOutcome(outcome), *rest)
+
+
 @dataclass(frozen=True, slots=True)
 class Settlement:
     """The last word on a job, written once by the script that ends it.
 
     Times in milliseconds: `queue_ms` from enqueue to begin, `provider_ms` the provider
-    call, `ttft_ms` to its first token. `error` is an error code, never a message.
+    call, `ttft_ms` to its first token. `error` is an error code, never a message. `called`: whether a
+    provider was asked in the last run.
     """
 
     outcome: Outcome
@@ -53,6 +100,7 @@ class Settlement:
     attempts: int = 0
     deliveries: int = 0
     error: str | None = None
+    called: bool = False
 
     def to_wire(self) -> bytes:
         usage = self.usage
@@ -73,6 +121,7 @@ class Settlement:
                 "attempts": self.attempts,
                 "deliveries": self.deliveries,
                 "error": self.error,
+                "called": self.called,
             }
         )
 
@@ -97,4 +146,5 @@ class Settlement:
             attempts=fields["attempts"],
             deliveries=fields["deliveries"],
             error=fields["error"],
+            called=fields.get("called", fields["provider_ms"] > 0),
         )

@@ -25,7 +25,7 @@ from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
 from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
-from shared.domain.usage import Settlement
+from shared.domain.usage import Attempt, Settlement
 from shared.ids import JobId
 from shared.queue.backlog import refill
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
@@ -96,6 +96,10 @@ class Lease:
     begun_at: float
     hop_attempts: int = 0
     failures: tuple[str, ...] = ()
+
+
+def _line(attempt: Attempt | None) -> bytes:
+    return b"" if attempt is None else attempt.to_wire()
 
 
 def _seconds_left(lease: Lease) -> float:
@@ -373,21 +377,33 @@ class Consumer:
         if answer == 0:
             raise LeaseLost(job_id)
 
-    async def retry_later(self, lease: Lease, *, delay_seconds: float) -> PutAside:
+    async def retry_later(
+        self, lease: Lease, *, delay_seconds: float, attempt: Attempt | None = None
+    ) -> PutAside:
         """Try again a call that failed. Raises LeaseLost."""
-        return await self._put_aside(lease, delay_seconds, call_failed=True, patient=False)
+        return await self._put_aside(lease, delay_seconds, call_failed=True, patient=False, attempt=attempt)
 
-    async def defer(self, lease: Lease, *, delay_seconds: float, patient: bool = False) -> PutAside:
+    async def defer(
+        self, lease: Lease, *, delay_seconds: float, patient: bool = False, attempt: Attempt | None = None
+    ) -> PutAside:
         """Put the job aside, as its provider takes no calls: no attempt is counted. Raises LeaseLost.
 
         A `patient` job and those of the batch lane wait until their deadline, others
         `max_wait_seconds` from when they first had to.
         """
         patient = patient or lease.delivery.lane is Lane.BATCH
-        return await self._put_aside(lease, delay_seconds, call_failed=False, patient=patient)
+        return await self._put_aside(
+            lease, delay_seconds, call_failed=False, patient=patient, attempt=attempt
+        )
 
     async def _put_aside(
-        self, lease: Lease, delay_seconds: float, *, call_failed: bool, patient: bool
+        self,
+        lease: Lease,
+        delay_seconds: float,
+        *,
+        call_failed: bool,
+        patient: bool,
+        attempt: Attempt | None,
     ) -> PutAside:
         delivery = lease.delivery
         answer = await self._insist(
@@ -406,13 +422,16 @@ class Consumer:
             _RETRY_PRICE,
             self._settings.retry_reserve,
             "" if patient else int(self._settings.max_wait_seconds * 1000),
+            _line(attempt),
             within_seconds=_seconds_left(lease),
         )
         if answer == 0:
             raise LeaseLost(lease.job.id)
         return PutAside(answer)
 
-    async def move(self, lease: Lease, *, why: str, call_failed: bool) -> bool:
+    async def move(
+        self, lease: Lease, *, why: str, call_failed: bool, attempt: Attempt | None = None
+    ) -> bool:
         """Send the job to the next target of its plan; `why` is one line.
 
         False when its deadline has passed: finish it. Raises LeaseLost, or ValueError when its plan
@@ -437,6 +456,7 @@ class Consumer:
             self._settings.shard_window,
             self._settings.shard_cap,
             why.replace("\n", " "),
+            _line(attempt),
             within_seconds=_seconds_left(lease),
         )
         if answer == 0:
@@ -447,12 +467,14 @@ class Consumer:
         """Fill this worker's lanes from their backlogs, should nothing that begins do it."""
         await refill(self._link, self._scripts, self._settings, self.providers)
 
-    async def hand_back(self, lease: Lease) -> None:
+    async def hand_back(self, lease: Lease, *, attempt: Attempt | None = None) -> None:
         """Give the job back uncounted; the next sweep takes it at once. Raises LeaseLost."""
-        if not await self._give_back(lease.delivery, lease.fence, idle_ms=_A_DAY_MS):
+        if not await self._give_back(lease.delivery, lease.fence, idle_ms=_A_DAY_MS, attempt=attempt):
             raise LeaseLost(lease.job.id)
 
-    async def _give_back(self, delivery: Delivery, fence: int, *, idle_ms: int) -> bool:
+    async def _give_back(
+        self, delivery: Delivery, fence: int, *, idle_ms: int, attempt: Attempt | None = None
+    ) -> bool:
         answer = await self._insist(
             "hand_back",
             [keyspace.job(delivery.shard, delivery.job_id), delivery.lane_key],
@@ -460,6 +482,7 @@ class Consumer:
             fence,
             self.name,
             idle_ms,
+            _line(attempt),
             within_seconds=2,
         )
         return bool(answer == 1)

@@ -5,31 +5,81 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from sqlalchemy import func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.repositories.insert import insert_new
-from shared.db.tables import usage
+from shared.db.tables import usage, usage_attempt
 from shared.domain.allowance import Scope
+from shared.domain.job import DEFAULT_CREDENTIAL as DEFAULT
 from shared.domain.job import Job
-from shared.domain.usage import Outcome, Settlement, Usage
+from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.ids import AccountId, JobId
 
 
 @dataclass(frozen=True, slots=True)
 class SettledJob:
-    """What the ledger keeps of a job: its header (the body is not read), its outcome, and when it ended."""
+    """What the ledger keeps of a job: its header (the body is not read), its outcome, and when it ended.
+
+    `earlier`: calls to providers before the last run.
+    """
 
     job: Job
     settlement: Settlement
     settled_at: datetime
+    earlier: tuple[Attempt, ...] = ()
+
+    @property
+    def credential(self) -> str:
+        """Of the target that answered, or was asked last."""
+        settlement = self.settlement
+        for target in self.job.plan:
+            if (target.provider, target.model) == (settlement.provider, settlement.model):
+                return target.credential
+        return self.job.plan[0].credential
+
+    def attempts(self) -> list[Attempt]:
+        """Each call that was made, in order."""
+        if not self.settlement.called:
+            return list(self.earlier)
+        settlement = self.settlement
+        last = Attempt(
+            provider=settlement.provider,
+            model=settlement.model,
+            credential=self.credential,
+            outcome=_ATTEMPT_OUTCOMES.get(settlement.outcome, AttemptOutcome.FAILED),
+            error=settlement.error,
+            prompt_tokens=settlement.usage.prompt_tokens,
+            completion_tokens=settlement.usage.completion_tokens,
+            cost_micro_usd=settlement.cost_micro_usd,
+            provider_ms=settlement.provider_ms,
+        )
+        return [*self.earlier, last]
 
 
-async def record_settlements(connection: AsyncConnection, batch: Sequence[SettledJob]) -> None:
-    """Write what is not written yet: a job settles once, however often it is delivered here."""
-    await insert_new(connection, usage, [_values(settled) for settled in batch])
+_ATTEMPT_OUTCOMES: Final = {
+    Outcome.SUCCEEDED: AttemptOutcome.SUCCEEDED,
+    Outcome.CANCELLED: AttemptOutcome.INTERRUPTED,
+}
+
+
+async def record_settlements(
+    connection: AsyncConnection, batch: Sequence[SettledJob], *, markup_percent: int = 0
+) -> None:
+    """Write what is not written yet: a job settles once, however often it is delivered here.
+
+    `markup_percent`: what is billed on top of what the provider charges. On an account's own
+    credential nothing is billed: its provider sends it the bill.
+    """
+    await insert_new(connection, usage, [_values(settled, markup_percent) for settled in batch])
+    attempts = [
+        _attempt_values(settled, ordinal, attempt)
+        for settled in batch
+        for ordinal, attempt in enumerate(settled.attempts(), 1)
+    ]
+    await insert_new(connection, usage_attempt, attempts)
 
 
 async def settlement_of(
@@ -95,8 +145,29 @@ async def counts_since(
     return LedgerCount(int(row[0]), int(row[1] or 0))
 
 
-def _values(settled: SettledJob) -> dict[str, object]:
+def _attempt_values(settled: SettledJob, ordinal: int, attempt: Attempt) -> dict[str, object]:
+    return {
+        "job_id": settled.job.id,
+        "ordinal": ordinal,
+        "account_id": settled.job.account,
+        "provider": attempt.provider,
+        "model": attempt.model,
+        "credential_id": attempt.credential,
+        "outcome": attempt.outcome.value,
+        "error": attempt.error,
+        "prompt_tokens": attempt.prompt_tokens,
+        "completion_tokens": attempt.completion_tokens,
+        "cost_micro_usd": attempt.cost_micro_usd,
+        "provider_ms": attempt.provider_ms,
+        "created_at": settled.settled_at,
+    }
+
+
+def _values(settled: SettledJob, markup_percent: int) -> dict[str, object]:
     job, settlement = settled.job, settled.settlement
+    credential, cost = settled.credential, settlement.cost_micro_usd
+    # Rounded up, so that a bill is never less than it should be.
+    billed = -(-cost * (100 + markup_percent) // 100) if credential == DEFAULT else 0
     return {
         "job_id": job.id,
         "account_id": job.account,
@@ -121,5 +192,8 @@ def _values(settled: SettledJob) -> dict[str, object]:
         "ttft_ms": settlement.ttft_ms,
         "attempts": settlement.attempts,
         "deliveries": settlement.deliveries,
+        "user_id": job.user,
+        "credential_id": credential,
+        "billed_micro_usd": billed,
         "created_at": settled.settled_at,
     }

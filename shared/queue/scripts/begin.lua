@@ -10,7 +10,7 @@
 refill(KEYS[2], KEYS[6], tonumber(ARGV[7]), tonumber(ARGV[8]))
 local keys = {job = KEYS[1], lane = KEYS[2], events = KEYS[3], usage = KEYS[4]}
 local f = redis.call('HMGET', KEYS[1], 'state', 'entry', 'fence', 'deliveries', 'deadline', 'created',
-  'attempts', 'holder', 'header', 'body', 'cancel', 'hop', 'hop_attempts', 'failures')
+  'attempts', 'holder', 'header', 'body', 'cancel', 'hop', 'hop_attempts', 'failures', 'calls')
 local state = f[1]
 if not state then
   drop_entry(KEYS[2], ARGV[2])
@@ -34,6 +34,12 @@ if not (state == 'running' and f[8] == ARGV[3]) then
   local held = redis.call('XPENDING', KEYS[2], GROUP, ARGV[2], ARGV[2], 1)
   if held[1] and held[1][2] ~= ARGV[4] then
     return {'elsewhere'}
+  end
+  if state == 'running' then
+    -- Whoever ran it is gone, and with it what the provider answered, if it was asked.
+    local target = cjson.decode(f[9])['plan'][1 + tonumber(f[12] or 0)]
+    redis.call('HSET', KEYS[1], 'calls', with_line(f[15], cjson.encode({
+      target[1], target[2], target[3], 'lost', cjson.null, 0, 0, cjson.null, 0})))
   end
   if f[11] then
     settle(keys, ARGV[1], 'cancelled', '{"outcome":"cancelled"}', '',

@@ -9,6 +9,7 @@
 --   flying             '1' while it counts against its tenant's cap
 --   hop, hop_attempts  how many targets of its plan it left behind; failed calls at the one it is at
 --   failures           why it left each of these, a line each
+--   calls              calls to providers that are over and did not end it, a line each (usage.py, Attempt)
 --   attempts           calls a provider refused or failed, each followed by a retry or a move
 --   aside_since        when it was first put aside at this target without a call having failed (ms)
 --   deliveries         times handed to a worker that did not give it back: its own deaths, at most
@@ -62,6 +63,10 @@ local function without_item(list, item)
     end
   end
   return table.concat(kept, ',')
+end
+
+local function with_line(lines, line)
+  return lines and (lines .. '\n' .. line) or line
 end
 
 local function drop_entry(lane, entry)
@@ -256,14 +261,18 @@ end
 -- Ends a job for good: result stored, ledger told, lane entry gone, waiters hinted.
 -- `keep_body_ms`: how long it can be run again, where it is set aside.
 local function settle(keys, id, state, head, body, settlement, now, inline_max, keep_body_ms)
-  local f = redis.call('HMGET', keys.job, 'header', 'reply', 'retain', 'store')
+  local f = redis.call('HMGET', keys.job, 'header', 'reply', 'retain', 'store', 'calls')
   local last = last_ordinal(keys.events)
   take_off(keys.job, keys.lane, 'state', state, 'result_head', head, 'result_body', body,
     'last', last, 'finished', int(now))
   if not f[4] and not keep_body_ms then
     redis.call('HDEL', keys.job, 'body')
   end
-  redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement)
+  if f[5] then
+    redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement, 'calls', f[5])
+  else
+    redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement)
+  end
   redis.call('PEXPIRE', keys.job, keep_body_ms or f[3])
   redis.call('PEXPIRE', keys.events, f[3])
   publish(f[2], result_frame(id, last, head, body, inline_max))

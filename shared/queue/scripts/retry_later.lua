@@ -2,11 +2,12 @@
 -- Put a running job aside until it is due; frees the worker's slot.
 -- KEYS: job, lane, delayed, retries
 -- ARGV: id, fence, delay_ms, lane name, '1' when a call failed, what a retry takes from the retry budget,
---       retries allowed in any ten seconds beside it, most ms from when no call failed first, or ''
+--       retries allowed in any ten seconds beside it, most ms from when no call failed first, or '',
+--       the call that failed (usage.py, Attempt), or ''
 -- Returns 1 put aside (also when replayed), 0 refused, 2 its deadline comes first: finish it instead,
 --       3 the fleet has no retry to spare, 4 it was put aside for long enough
 local f = redis.call('HMGET', KEYS[1], 'state', 'fence', 'entry', 'deadline', 'deliveries', 'aside_since',
-  'backlog', 'account')
+  'backlog', 'account', 'calls')
 if f[2] ~= ARGV[2] then
   return 0
 end
@@ -49,6 +50,9 @@ else
 end
 -- This delivery ended with its worker alive, so it does not count towards poison.
 take_off(KEYS[1], KEYS[2], 'state', 'queued', 'holder', '', 'deliveries', math.max(tonumber(f[5]) - 1, 0))
+if ARGV[9] and ARGV[9] ~= '' then
+  redis.call('HSET', KEYS[1], 'calls', with_line(f[9], ARGV[9]))
+end
 if redis.call('ZADD', KEYS[3], int(due), ARGV[1] .. '|' .. ARGV[4]) == 1 and f[7] then
   count_aside(f[7], f[8], 1)
 end
