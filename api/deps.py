@@ -14,6 +14,7 @@ from api.login_limits import LoginLimits
 from api.replies import Replies
 from shared.auth.lookup import KeyLookup
 from shared.auth.sessions import Sessions
+from shared.crypto import Sealer
 from shared.domain.conditions import ProviderCondition
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission
@@ -54,6 +55,8 @@ class Broker:
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""
     sessions: Sessions | None = None
     """None where no JWT_SECRET is set: nobody can log in."""
+    sealer: Sealer | None = None
+    """None where no master key is set: no account can store keys of its own."""
 
     def providers(self) -> list[str]:
         """What to show as served, of what has an address here: what live workers serve. Where none

@@ -18,7 +18,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import auth, usage
+from api.account_v1 import auth, credentials, usage
 from api.admin_v1 import dead_letters
 from api.admission import Admission
 from api.anthropic_v1 import messages
@@ -41,6 +41,7 @@ from shared.auth.access_tokens import access_tokens
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
+from shared.crypto import Opener, Sealer
 from shared.db.engine import create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
@@ -66,6 +67,16 @@ from shared.routing.router import Router
 from shared.routing.watch import LOOK_SECONDS as ROUTES_LOOK_SECONDS
 from shared.routing.watch import RoutingWatch
 from shared.settings import Settings
+
+
+def sealer_of(settings: Settings) -> Sealer | None:
+    """The public half of the master key. Where only the whole is set, it is made of that."""
+    if settings.master_public_key is not None:
+        return Sealer.from_text(settings.master_public_key)
+    if settings.master_key is not None:
+        return Opener.from_text(settings.master_key.get_secret_value()).sealer
+    return None
+
 
 _KEY_VERSION_SECONDS: Final = 2.0
 _UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")
@@ -133,6 +144,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             admission=admission,
             login_limits=LoginLimits(reservations, settings.limits),
             sessions=sessions,
+            sealer=sealer_of(settings),
         )
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
@@ -188,6 +200,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         quota,
         auth,
         usage,
+        credentials,
         generate_text,
         summarize,
         ai,

@@ -29,6 +29,7 @@ from cli import data_folder
 from cli.configuration import PEPPER_FILE
 from cli.embedded_redis import NO_REDIS, find_redis_server, server_command
 from cli.keys import ensure_key
+from shared.crypto import Opener, new_master_key
 from shared.db import migrate
 from shared.db.engine import url_of
 from shared.providers.configured_secrets import configured_secrets
@@ -138,7 +139,16 @@ async def run(settings: Settings) -> int:
         if settings.key_pepper
         else data_folder.kept_secret(folder / PEPPER_FILE)
     )
-    environment |= {"DATABASE_URL": database_url, "HEADRACE_KEY_PEPPER": pepper}
+    jwt_secret = (
+        settings.jwt_secret.get_secret_value()
+        if settings.jwt_secret
+        else data_folder.kept_secret(folder / "jwt-secret")
+    )
+    environment |= {
+        "DATABASE_URL": database_url,
+        "HEADRACE_KEY_PEPPER": pepper,
+        "JWT_SECRET": jwt_secret,
+    }
     supervisor = Supervisor()
     try:
         if settings.redis_url is not None:
@@ -153,12 +163,18 @@ async def run(settings: Settings) -> int:
         key = await ensure_key(database_url, pepper, folder / "api-key")
         headrace = [sys.executable, "-m", "cli"]
         drain = settings.worker.drain_seconds
-        for name, seconds in (
-            ("scheduler", 10.0),
-            ("worker", drain + 5),
-            ("api", settings.api.drain_seconds + 5),
+        master_key, public_key = _master_key(settings, folder)
+        private = {**environment, "HEADRACE_MASTER_KEY": master_key}
+        public = {
+            **{name: value for name, value in environment.items() if "MASTER_KEY" not in name},
+            "HEADRACE_MASTER_PUBLIC_KEY": public_key,
+        }
+        for name, seconds, own in (
+            ("scheduler", 10.0, public),
+            ("worker", drain + 5, private),
+            ("api", settings.api.drain_seconds + 5, public),
         ):
-            await supervisor.start(Child(name, [*headrace, name], environment, seconds))
+            await supervisor.start(Child(name, [*headrace, name], own, seconds))
         if not await _until_ready(settings, stopped):
             typer.echo("The api did not become ready; its log says why.", err=True)
             return os.EX_UNAVAILABLE
@@ -170,6 +186,15 @@ async def run(settings: Settings) -> int:
         await supervisor.stop()
         data_folder.withdraw_redis(folder)
         os.close(held)
+
+
+def _master_key(settings: Settings, folder: Path) -> tuple[str, str]:
+    """Both halves; made once in the data folder where none is set. The api is given the public one alone."""
+    if settings.master_key is not None:
+        master_key = settings.master_key.get_secret_value()
+    else:
+        master_key = data_folder.kept_secret(folder / "master-key", make=new_master_key)
+    return master_key, Opener.from_text(master_key).sealer.text
 
 
 def _die_with_parent(parent: int) -> None:
