@@ -275,6 +275,14 @@ class LimitSettings(_Group):
     """How long after its deadline a job's reservation is kept, if nobody said how the job ended."""
 
 
+class EgressSettings(_Group):
+    """For requests to URLs that somebody else chose: see docs/security.md."""
+
+    private_hosts: tuple[str, ...] = ()
+    """Hosts, as `host` or `host:port`, that may have a private address and any port; outside production
+    also plain HTTP."""
+
+
 class LogSettings(_Group):
     level: Literal["TRACE", "DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "text"] = "auto"
@@ -421,6 +429,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     accounts: AccountSettings = AccountSettings()
     limits: LimitSettings = LimitSettings()
+    egress: EgressSettings = EgressSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
