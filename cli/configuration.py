@@ -10,9 +10,11 @@ import typer
 from pydantic import AliasChoices, BaseModel, ValidationError
 from pydantic_settings import SettingsError
 
+from cli import production
 from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
 from shared.db.engine import UnusableDatabaseUrl, async_url, url_of
+from shared.egress.rules import EgressFailed, EgressRules, check_url
 from shared.providers.catalogue import Catalogue
 from shared.providers.catalogue_file import CatalogueFileInvalid
 from shared.providers.custom import ProvidersFileInvalid
@@ -40,8 +42,11 @@ def settings_or_exit() -> Settings:
         fail(f'{" or ".join(_not_json()) or "A setting"}: must be JSON, such as ["a", "b"] for a list.')
 
 
-def check_or_exit(settings: Settings) -> None:
-    """What a process would otherwise trip over once it runs."""
+def check_or_exit(settings: Settings, *, checks_keys: bool = False) -> None:
+    """What a process would otherwise trip over once it runs; in production, what it must not run with.
+
+    checks_keys: whether it is one that needs the pepper
+    """
     database_url_or_exit(settings)
     if settings.redis_url is not None:
         try:
@@ -57,8 +62,13 @@ def check_or_exit(settings: Settings) -> None:
         fail(f"HEADRACE_CATALOGUE_FILE: {' '.join(str(invalid).split())}")
     except ValueError as invalid:
         fail(" ".join(str(invalid).split()))
-    if settings.faultpoints and settings.environment == "production":
-        fail("FAULTPOINTS is set: it kills processes on purpose, and is refused in production.")
+    _check_issuers_or_exit(settings)
+    if settings.environment == "production":
+        refused = production.complaint(settings, registry, checks_keys=checks_keys)
+        if refused is None and settings.redis_url is not None:
+            refused = production.redis_complaint(settings.redis_url.get_secret_value())
+        if refused is not None:
+            fail(refused)
     try:
         faultpoints.arm(settings.faultpoints)
     except ValueError:
@@ -102,6 +112,19 @@ def pepper_or_exit(settings: Settings) -> bytes:
     if len(pepper) < MIN_PEPPER_BYTES:
         fail(f"HEADRACE_KEY_PEPPER is too short: it takes at least {MIN_PEPPER_BYTES} bytes.")
     return pepper
+
+
+def _check_issuers_or_exit(settings: Settings) -> None:
+    """A key set that would never be fetched would only be missed at somebody's login."""
+    rules = EgressRules.of(settings.egress, production=settings.environment == "production")
+    for number, issuer in enumerate(settings.accounts.issuers, 1):
+        try:
+            check_url(issuer.jwks_url, rules)
+        except EgressFailed:
+            fail(
+                f"HEADRACE_ACCOUNTS__ISSUERS: the jwks_url of number {number} must be https:// at a public "
+                "host, or its host be named in HEADRACE_EGRESS__PRIVATE_HOSTS."
+            )
 
 
 def _not_json() -> list[str]:

@@ -35,7 +35,7 @@ app.add_typer(db.app, name="db", help="The database: upgrade, current.")
 def start_everything() -> None:
     """Run the broker on its embedded default: api, worker, scheduler and what they need."""
     settings = settings_or_exit()
-    check_or_exit(settings)
+    check_or_exit(settings, checks_keys=True)
     check_routing_or_exit(settings, scripted=not up.has_provider(settings))
     configure_logging(settings.log)
     raise typer.Exit(_run(up.run(settings)))
@@ -48,7 +48,7 @@ def run_api_process() -> None:
 
     settings = settings_or_exit()
     pepper = pepper_or_exit(settings)
-    redis_url = _ready(settings)
+    redis_url = _ready(settings, checks_keys=True)
     check_routing_or_exit(settings)
     _run(run_api(settings, redis_url, pepper))
 
@@ -102,9 +102,9 @@ def redis_url_or_exit(settings: Settings) -> str:
     return settings.redis_url.get_secret_value()
 
 
-def _ready(settings: Settings) -> str:
+def _ready(settings: Settings, *, checks_keys: bool = False) -> str:
     """Logging on. The Redis URL of a process that cannot start without one."""
-    check_or_exit(settings)
+    check_or_exit(settings, checks_keys=checks_keys)
     configure_logging(settings.log)
     return redis_url_or_exit(settings)
 

@@ -8,6 +8,7 @@ The environment wins over `.env`.
 from __future__ import annotations
 
 import os
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -44,6 +45,8 @@ def _read_duration(value: object) -> object:
         raise ValueError("must be a duration above 0, such as 15m, 24h or 900 (seconds)")
     return seconds
 
+
+_ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
 Duration = Annotated[PositiveFloat, BeforeValidator(_read_duration)]
 """Seconds, written `15m`, `24h` or as a bare number."""
@@ -104,6 +107,11 @@ class ApiSettings(_Group):
     """Addresses or networks whose X-Forwarded-For says who asks, as a JSON list."""
     allowed_hosts: tuple[str, ...] = ()
     """Host names answered to; empty means any well-formed one."""
+    docs: Literal["auto", "on", "off", "public"] = "auto"
+    """Whether /docs, /redoc and /openapi.json are served. `auto`: unless in production, where only
+    `public` opens them."""
+    hsts_seconds: NonNegativeInt = 0
+    """For how long browsers are told to come back by HTTPS alone; 0 tells them nothing."""
 
 
 class QueueSettings(_Group):
@@ -213,6 +221,8 @@ class ProviderSettings(_Group):
     """How long an idle connection is kept; short enough that DNS changes are seen."""
     model_list_seconds: PositiveFloat = 3600.0
     """Every how long a provider is asked which models it has; sooner while it does not answer."""
+    plain_http_hosts: tuple[str, ...] = ()
+    """Hosts at which providers may be called without TLS in production too; this machine always may."""
 
 
 class BreakerSettings(_Group):
@@ -273,6 +283,26 @@ class LimitSettings(_Group):
     """At the routes under /api/v1/auth. With `allow`, each process counts for itself meanwhile."""
     hold_seconds: PositiveFloat = 60.0
     """How long after its deadline a job's reservation is kept, if nobody said how the job ended."""
+
+
+def _check_origin(text: str) -> str:
+    if text != "*" and not _ORIGIN.fullmatch(text):
+        raise ValueError("must be origins such as https://app.example, without a path, or *")
+    return text
+
+
+class CorsSettings(_Group):
+    """Web pages of other origins whose scripts may call the API. Empty: none, and no CORS headers."""
+
+    origins: tuple[Annotated[str, AfterValidator(_check_origin)], ...] = ()
+    """Such as https://app.example; `*` for any."""
+    methods: tuple[Literal["GET", "POST", "PUT", "PATCH", "DELETE"], ...] = (
+        *("GET", "POST", "PUT", "PATCH", "DELETE"),
+    )
+    credentials: bool = False
+    """Whether browsers may add cookies and the like. The API reads none: keys need no such leave."""
+    max_age_seconds: NonNegativeInt = 600
+    """How long a browser may remember what a preflight told it."""
 
 
 class EgressSettings(_Group):
@@ -429,6 +459,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     accounts: AccountSettings = AccountSettings()
     limits: LimitSettings = LimitSettings()
+    cors: CorsSettings = CorsSettings()
     egress: EgressSettings = EgressSettings()
     log: LogSettings = LogSettings()
 

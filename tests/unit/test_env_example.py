@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def test_the_example_shows_the_defaults() -> None:
     for group, settings in groups().items():
         for name in type(settings).model_fields:
             value = getattr(settings, name)
-            shown = str(value).lower() if isinstance(value, bool) else str("[]" if value == () else value)
+            as_json = isinstance(value, bool | tuple)
+            shown = json.dumps(value) if as_json else str(value)
             assert lines[f"HEADRACE_{group.upper()}__{name.upper()}"] == shown
 
 
