@@ -27,7 +27,8 @@ from typing import Any, ClassVar, Final, cast
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from api.error_views import render, surface_of
+from api.error_views import RawHeaders, render, surface_of
+from api.middleware.protective import protective_headers
 from shared.errors import BadRequest, BrokerError, DeadlineExceeded, HeadersTooLarge
 from shared.ids import new_request_id
 from shared.observability.logging import log_fast
@@ -74,6 +75,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     linger_seconds: ClassVar[float] = 1.0
     """How much further a caller that still sends is read, unheard, once it was answered."""
     log_refusals: ClassVar[bool] = True
+    protective: ClassVar[RawHeaders] = []
+    """Headers of refusals besides their own."""
 
     _phase: _Phase = _IDLE
     _fault: BrokerError | None = None
@@ -343,6 +346,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         for name, value in (
             *self.server_state.default_headers,
             *headers,
+            *self.protective,
             (b"x-request-id", request_id.encode()),
             (b"connection", b"close"),
         ):
@@ -405,6 +409,7 @@ def bounded_protocol(
             "slow_reader_seconds": settings.slow_reader_seconds,
             "allowed_hosts": frozenset(host.lower().encode() for host in settings.allowed_hosts),
             "log_refusals": log_refusals,
+            "protective": protective_headers(settings),
             **({} if on_refused is None else {"on_refused": staticmethod(on_refused)}),
             **overrides,
         },

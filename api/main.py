@@ -28,6 +28,7 @@ from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
 from api.legacy import ai, generate_text, inference, summarize
 from api.login_limits import LoginLimits
+from api.middleware.cors import Cors
 from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
@@ -177,6 +178,9 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         lifespan=lifespan,
         # A redirect to the path without its slash would name whatever host the caller wrote.
         redirect_slashes=False,
+        docs_url="/docs" if settings.serves_docs else None,
+        redoc_url="/redoc" if settings.serves_docs else None,
+        openapi_url="/openapi.json" if settings.serves_docs else None,
     )
     app.state.draining = False
     app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
@@ -218,12 +222,18 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             "/api/v1/chat": chat.chat,
         },
     )
-    edge = Edge(hot, settings=settings.api, log_requests=settings.log.requests, on_response=_measure)
+    edge = Edge(
+        hot,
+        settings=settings.api,
+        log_requests=settings.log.requests,
+        on_response=_measure,
+        cors=Cors(settings.cors) if settings.cors.origins else None,
+    )
     return edge, app
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
-    if scope["path"].startswith(_UNMEASURED):
+    if scope["method"] == "OPTIONS" or scope["path"].startswith(_UNMEASURED):
         return
     state: dict[str, Any] = scope["state"]
     provider: str | None = state.get("provider")

@@ -74,7 +74,6 @@ class EventStream(Response):
         self.background = None
         self.raw_headers = [
             (b"content-type", b"text/event-stream; charset=utf-8"),
-            (b"cache-control", b"no-cache, no-transform"),
             (b"x-accel-buffering", b"no"),
             *headers,
         ]

@@ -251,7 +251,9 @@ def has_provider(settings: Settings) -> bool:
 def _print_banner(settings: Settings, key: str, *, demo: bool) -> None:
     url = f"http://{settings.host}:{settings.port}"
     typer.echo(
-        f"\nHeadrace listens on {url}  (docs: {url}/docs)\nAPI key: {key}\n"
+        f"\nHeadrace listens on {url}"
+        + (f"  (docs: {url}/docs)" if settings.serves_docs else "")
+        + f"\nAPI key: {key}\n"
         + ("No provider key is set: a scripted provider answers.\n" if demo else "")
         + f"\ncurl {url}/v1/chat/completions \\\n"
         f"  -H 'Authorization: Bearer {key}' \\\n"

@@ -474,6 +474,12 @@ class Settings(BaseSettings):
             self.__dict__["queue"] = self.queue.model_copy(update={"max_attempts": retries + 1})
         return self
 
+    @property
+    def serves_docs(self) -> bool:
+        if self.api.docs == "auto":
+            return self.environment != "production"
+        return self.api.docs != "off"
+
     def provider_key(self, variable: str) -> SecretStr | None:
         """The provider's key that this variable holds. A variable without a setting is read as it is."""
         found = self._by_variable(variable)

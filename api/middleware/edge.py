@@ -1,7 +1,10 @@
 """The edge: the one middleware, outermost, that every HTTP exchange passes once.
 
     in    request id accepted or made, framing and headers judged
-    out   request id on every answer, exceptions told as errors, one log line, one metrics call
+    out   request id and protective headers on every answer, what other origins may read, exceptions
+          told as errors, one log line, one metrics call
+
+A preflight is answered here, before anybody asks for a credential: browsers send none with it.
 
 An exception ends here: a BrokerError in the caller's dialect, anything else as
 `internal_error` with its traceback in the log. Once an answer has begun nothing is added
@@ -19,7 +22,9 @@ from loguru import logger as log
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.error_views import internal_error, render, surface_of_scope
+from api.error_views import RawHeaders, internal_error, render, surface_of_scope
+from api.middleware.cors import Cors
+from api.middleware.protective import protective_headers
 from api.request_body import too_large
 from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
 from shared.ids import RequestId, accept_request_id
@@ -54,12 +59,15 @@ class Edge:
         log_requests: bool = True,
         on_response: OnResponse | None = None,
         uploads: Sequence[str] = (),
+        cors: Cors | None = None,
     ) -> None:
         self._app = app
         self._max_body_bytes = settings.max_body_bytes
         self._log_requests = log_requests
         self._on_response = on_response
         self._uploads = tuple(uploads)
+        self._cors = cors
+        self._headers = protective_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -71,10 +79,18 @@ class Edge:
         request_id = accept_request_id(None if offered is None else offered.decode("latin-1"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
-        answer = _Answer(send, request_id)
+        added, preflight = self._headers, None
+        if self._cors is not None and (origin := headers.get(b"origin")) is not None:
+            added = [*added, *self._cors.told(origin)]
+            preflight = self._cors.preflight(headers) if scope["method"] == "OPTIONS" else None
+        answer = _Answer(send, request_id, added)
         try:
             self._judge(scope, headers)
-            await self._app(scope, receive, answer.send)
+            if preflight is None:
+                await self._app(scope, receive, answer.send)
+            else:
+                await answer.send({"type": "http.response.start", "status": 204, "headers": preflight})
+                await answer.send({"type": "http.response.body", "body": b""})
         except BrokerError as error:
             await self._answer(answer, scope, error)
         except ClientDisconnect:
@@ -128,13 +144,14 @@ class Edge:
 
 
 class _Answer:
-    """The send half of an exchange: adds the request id, remembers the status (0: none yet)."""
+    """The send half of an exchange: adds headers, remembers the status (0: none yet)."""
 
-    __slots__ = ("_request_id", "_send", "status")
+    __slots__ = ("_headers", "_request_id", "_send", "status")
 
-    def __init__(self, send: Send, request_id: RequestId) -> None:
+    def __init__(self, send: Send, request_id: RequestId, headers: RawHeaders) -> None:
         self._send = send
         self._request_id = request_id.encode()
+        self._headers = headers
         self.status = 0
 
     def send(self, message: Message) -> Awaitable[None]:
@@ -142,6 +159,7 @@ class _Answer:
             self.status = message["status"]
             message["headers"] = [
                 *message.get("headers", ()),
+                *self._headers,
                 (b"x-request-id", self._request_id),
                 (b"request-id", self._request_id),
             ]
