@@ -1,4 +1,8 @@
-"""Health, readiness and metrics. `/health/live` depends on nothing: it is asked of a wounded process."""
+"""Health, readiness and metrics. `/health/live` depends on nothing: it is asked of a wounded process.
+
+`router` is for whoever balances the load, and open; `details` tell how busy the broker is and with
+which providers, so in production they take the admin token or stand on the admin port.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +24,7 @@ from shared.queue import depth
 from shared.queue.eviction import EvictionWatch
 
 router: Final = APIRouter(tags=["Operations"])
+details: Final = APIRouter(tags=["Operations"])
 
 _CHECK_SECONDS: Final = 1.0
 
@@ -45,7 +50,7 @@ async def ready(request: Request) -> Response:
     return _answer({"status": status, **view}, 503 if status == "unavailable" else 200)
 
 
-@router.get("/health", summary="What works")
+@details.get("/health", summary="What works")
 async def health(request: Request) -> Response:
     via = broker_of(request)
     redis, database = await asyncio.gather(redis_state(via), database_state(via))
@@ -68,7 +73,7 @@ async def health(request: Request) -> Response:
     )
 
 
-@router.get("/metrics", summary="Prometheus metrics", response_class=Response)
+@details.get("/metrics", summary="Prometheus metrics", response_class=Response)
 async def prometheus(request: Request) -> Response:
     via = broker_of(request)
     if not via.settings.metrics_enabled:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from importlib.metadata import version
 from random import Random
 from types import FrameType
 from typing import Any, Final
 
 import uvicorn
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from loguru import logger
 from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
@@ -20,6 +21,7 @@ from starlette.types import ASGIApp, Scope
 from api import error_views, health
 from api.account_v1 import auth, credentials, usage
 from api.admin_v1 import dead_letters
+from api.admin_v1.guard import require_admin
 from api.admission import Admission
 from api.anthropic_v1 import messages
 from api.cohere_v2 import rerank as cohere_rerank
@@ -80,6 +82,15 @@ def sealer_of(settings: Settings) -> Sealer | None:
 
 
 _KEY_VERSION_SECONDS: Final = 2.0
+OPEN_PATHS: Final = frozenset(
+    {
+        *("/health/live", "/health/ready"),
+        *("/api/v1/auth/register", "/api/v1/auth/login", "/api/v1/auth/refresh", "/auth/login"),
+    }
+)
+"""What asks for no credential, or for one that is no key."""
+DETAILS: Final = frozenset({"/health", "/metrics"})
+"""Nor do these, but in production."""
 _UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")
 """Paths that are about this process, not about inference."""
 
@@ -183,7 +194,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         openapi_url="/openapi.json" if settings.serves_docs else None,
     )
     app.state.draining = False
-    app.openapi = lambda: describe(app)  # type: ignore[method-assign]  # as FastAPI documents it
+    open_paths = OPEN_PATHS if settings.environment == "production" else OPEN_PATHS | DETAILS
+    app.openapi = lambda: describe(app, open_paths)  # type: ignore[method-assign]  # as FastAPI documents it
     for router in (
         chat_completions,
         responses,
@@ -212,7 +224,10 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         health,
     ):
         app.include_router(router.router)
-    app.include_router(dead_letters.router)
+    if settings.admin_port is None:
+        closed = [Depends(require_admin)] if settings.environment == "production" else []
+        app.include_router(health.details, dependencies=closed)
+        _include_admin_routes(app)
     error_views.install(app)
     hot = HotRoutes(
         app,
@@ -230,6 +245,30 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         cors=Cors(settings.cors) if settings.cors.origins else None,
     )
     return edge, app
+
+
+def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:
+    """What the admin port serves, with the broker of `app`: as open as the port is."""
+    admin = FastAPI(
+        title="Headrace, for operators",
+        version=version("headrace"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    admin.state = app.state
+    admin.include_router(health.router)
+    admin.include_router(health.details)
+    _include_admin_routes(admin)
+    error_views.install(admin)
+    return Edge(admin, settings=settings.api, log_requests=settings.log.requests)
+
+
+def _include_admin_routes(app: FastAPI) -> None:
+    """All below /api/v1/admin."""
+    app.include_router(dead_letters.router)
+    app.include_router(usage.operators)
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:
@@ -302,13 +341,28 @@ class ApiServer(uvicorn.Server):
                not ready, still serving,          open requests end, the last
                each connection for one answer     streams by `server_draining`
 
-    A second signal skips the first wait.
+    A second signal skips the first wait. The admin port answers as long as there is a broker to ask.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, settings: Settings) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, settings: Settings, admin: uvicorn.Server | None = None
+    ) -> None:
         super().__init__(config)
         self._app = app
         self._settings = settings
+        self._admin = admin
+        self._admin_task: asyncio.Task[None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self._admin is not None and self.started:
+            self._admin_task = asyncio.create_task(self._admin.serve(), name="admin-port")
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self._admin is not None and self._admin_task is not None:
+            self._admin.should_exit = True
+            await self._admin_task
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         pause = self._settings.api.pre_stop_seconds
@@ -339,6 +393,14 @@ class ApiServer(uvicorn.Server):
             headers.append((b"connection", b"close"))
 
 
+class AdminServer(uvicorn.Server):
+    """Beside an ApiServer, which hears the signals and ends it."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:
     """Until SIGTERM or SIGINT; then drains."""
     served, app = create_app(settings, redis_url, pepper)
@@ -346,15 +408,33 @@ async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:
         served,
         host=settings.host,
         port=settings.port,
-        http=bounded_protocol(settings.api),
-        ws="none",
         lifespan="on",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        proxy_headers=False,
-        timeout_keep_alive=75,
         timeout_graceful_shutdown=int(settings.api.drain_seconds),
         backlog=4096,
+        **_every_listener(settings),
     )
-    await ApiServer(config, app, settings).serve()
+    admin = None
+    if settings.admin_port is not None:
+        admin = AdminServer(
+            uvicorn.Config(
+                create_admin_app(settings, app),
+                host=settings.admin_host,
+                port=settings.admin_port,
+                lifespan="off",
+                timeout_graceful_shutdown=1,
+                **_every_listener(settings),
+            )
+        )
+    await ApiServer(config, app, settings, admin).serve()
+
+
+def _every_listener(settings: Settings) -> dict[str, Any]:
+    return {
+        "http": bounded_protocol(settings.api),
+        "ws": "none",
+        "log_config": None,
+        "access_log": False,
+        "server_header": False,
+        "proxy_headers": False,
+        "timeout_keep_alive": 75,
+    }

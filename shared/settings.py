@@ -354,6 +354,10 @@ class Settings(BaseSettings):
     """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
     admin_token: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Secret of at least 32 characters for the routes under /api/v1/admin; without it there are none."""
+    admin_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """A listener of its own for /health, /metrics and /api/v1/admin, which the other one then has not."""
+    admin_host: str = "127.0.0.1"
+    """Where it listens. Its metrics are open to whoever reaches it."""
     jwt_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
         default=None, validation_alias=AliasChoices("HEADRACE_JWT_SECRET", "JWT_SECRET")
     )

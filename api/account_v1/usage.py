@@ -27,6 +27,7 @@ from shared.ids import JOB_ID, AccountId
 from shared.money import MICRO_PER_USD
 
 router: Final = APIRouter(tags=["Account"])
+operators: Final = APIRouter(tags=["Admin"], dependencies=[Depends(require_admin)])
 
 MAX_DAYS: Final = 366
 MAX_GROUPS: Final = 10_000
@@ -160,13 +161,11 @@ async def rows(
     return await _rows(request, via, principal.account, asked, limit, cursor, form)
 
 
-@router.get(
+@operators.get(
     "/api/v1/admin/usage",
     summary="What everybody used",
     response_model=UsageReport,
     responses=_CSV,
-    tags=["Admin"],
-    dependencies=[Depends(require_admin)],
 )
 async def report_for_operators(
     request: Request,
@@ -180,13 +179,11 @@ async def report_for_operators(
     return await _report(request, broker_of(request), owner, asked, by or [], form)
 
 
-@router.get(
+@operators.get(
     "/api/v1/admin/usage/jobs",
     summary="Every job of everybody",
     response_model=UsagePage,
     responses=_CSV,
-    tags=["Admin"],
-    dependencies=[Depends(require_admin)],
 )
 async def rows_for_operators(
     request: Request,
