@@ -29,6 +29,7 @@ GOOD = {
 WEAK = {
     "short": "s" + secrets.token_urlsafe(16),
     "one letter": "a" * 40,
+    "two letters": "xyyxyxxyyxxyxyyxyxxyxyyxxyyxyxxyyxyx",
     "a pattern": "abcd1234" * 5,
     "an example": "your-super-secret-jwt-key-change-in-production-min-32-chars",
     "a placeholder": "replace_me_with_a_long_random_string_please",

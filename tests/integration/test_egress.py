@@ -203,6 +203,15 @@ async def test_an_answer_is_cut_at_its_size_told_or_not(serve: Serve, authority:
         assert await cause_of(fetch(url, to(server, authority, max_bytes=999))) is Cause.SIZE
 
 
+async def test_an_answer_that_says_that_it_is_too_long_is_not_waited_for(
+    serve: Serve, authority: Authority
+) -> None:
+    server = await serve(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n", slowly=True)
+    guard = to(server, authority, max_bytes=999)
+
+    assert await cause_of(fetch(f"https://{HOST}:{server.port}/", guard)) is Cause.SIZE
+
+
 async def test_a_packed_answer_is_not_unpacked(serve: Serve, authority: Authority) -> None:
     bomb = gzip.compress(b"0" * 10_000_000)
     head = b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(bomb)

@@ -153,6 +153,12 @@ async def test_a_plain_options_request_is_no_preflight() -> None:
     assert (answer.status, answer.headers[b"access-control-allow-origin"]) == (401, PAGE)
 
 
+async def test_only_options_makes_a_preflight() -> None:
+    answer = await ask(refuses, headers=[JSON, ONE_BYTE, (b"origin", PAGE), PREFLIGHT], cors=cors())
+
+    assert answer.status == 401
+
+
 async def test_a_request_of_no_browser_is_told_nothing_of_cors() -> None:
     answer = await ask(ok, cors=cors())
 
