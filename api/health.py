@@ -1,7 +1,7 @@
 """Health, readiness and metrics. `/health/live` depends on nothing: it is asked of a wounded process.
 
 `router` is for whoever balances the load, and open; `details` tell how busy the broker is and with
-which providers, so in production they take the admin token or stand on the admin port.
+which providers, so in production they are for operators alone, or stand on the admin port.
 """
 
 from __future__ import annotations

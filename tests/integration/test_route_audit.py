@@ -11,9 +11,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 from fastapi.routing import iter_route_contexts
+from sqlalchemy import update
 from starlette.types import ASGIApp
 
 from api.main import create_admin_app, create_app
+from shared.db.engine import create_engine
+from shared.db.tables import user
 from shared.settings import load_settings
 
 TOKEN: Final = "operators-only-" + "t" * 32
@@ -120,6 +123,26 @@ async def test_metrics_and_detailed_health_take_the_admin_token_in_production(st
         answer = await client.get(path, headers={"authorization": f"Bearer {TOKEN}"})
         assert answer.status_code == 200, path
         assert (await client.get(path)).headers["www-authenticate"] == "Bearer"
+
+
+async def test_a_session_opens_them_where_it_is_an_operators(start: Start, sqlite_url: str) -> None:
+    _, client = await start("production")
+    ada, bob = ({"email": f"{name}@example.com", "password": "correct horse battery"} for name in "ab")
+    for who in (ada, bob):
+        answer = await client.post("/api/v1/auth/register", json={**who, "name": "Ada or Bob"})
+        assert answer.status_code == 201
+    engine = create_engine(sqlite_url)
+    async with engine.begin() as connection:
+        await connection.execute(update(user).where(user.c.email == bob["email"]).values(is_operator=True))
+    await engine.dispose()
+
+    async def statuses(who: dict[str, str]) -> set[int]:
+        login = await client.post("/api/v1/auth/login", json=who)
+        headers = {"authorization": f"Bearer {login.json()['token']}"}
+        return {(await client.get(path, headers=headers)).status_code for path in ("/metrics", "/health")}
+
+    assert await statuses(ada) == {403}
+    assert await statuses(bob) == {200}
 
 
 async def test_with_an_admin_port_the_other_one_has_no_operators_routes(start: Start) -> None:
