@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import auth, credentials, usage
+from api.account_v1 import alerts, auth, credentials, usage
 from api.admin_v1 import dead_letters
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
@@ -217,6 +217,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         auth,
         usage,
         credentials,
+        alerts,
         generate_text,
         summarize,
         ai,

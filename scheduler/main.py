@@ -11,11 +11,15 @@ import orjson
 from loguru import logger
 from redis.exceptions import RedisError
 
+from scheduler.duties.alert_quotas import alert_quotas
 from scheduler.duties.forget_consumers import forget_consumers
 from scheduler.duties.promote_retries import promote_retries
 from scheduler.duties.settle_usage import settle_usage
 from shared.accounting.ledger import LedgerWriter
+from shared.accounting.quota_alerts import QuotaAlerts
 from shared.db.engine import create_engine, url_of
+from shared.egress.rules import EgressRules
+from shared.egress.transport import GuardedTransport
 from shared.providers.registry import Registry
 from shared.queue.arq_pool import TAG, arq_pool
 from shared.queue.consumer import consumer_name
@@ -39,11 +43,14 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
     ledger_link = link.another(timeout=queue.worker_timeout_seconds + queue.block_seconds)
     engine = create_engine(url_of(settings))
     providers = list(Registry.from_settings(settings).profiles)
+    rules = EgressRules.of(settings.egress, production=settings.environment == "production")
+    quota_alerts = QuotaAlerts(engine, GuardedTransport(rules))
     ledger = LedgerWriter(
         ledger_link,
         engine,
         shards=queue.shards,
         consumer=consumer_name(),
+        on_counts=quota_alerts.note,
         markup_percent=settings.billing_markup_percent,
     )
     logger.info("scheduler started")
@@ -52,6 +59,7 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
             running = [
                 duties.create_task(promote_retries(link, providers, queue), name="promote"),
                 duties.create_task(settle_usage(ledger), name="settle-usage"),
+                duties.create_task(alert_quotas(quota_alerts), name="alert-quotas"),
                 duties.create_task(_keep_cron(redis_url, settings, link, providers), name="cron"),
             ]
             await stopped.wait()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -159,3 +159,12 @@ async def fetch(url: str, transport: GuardedTransport) -> httpx.Response:
     checked = check_url(url, transport.rules)
     async with open_client(transport) as client:
         return await client.get(checked)
+
+
+async def post(
+    url: str, transport: GuardedTransport, *, content: bytes, headers: Mapping[str, str]
+) -> httpx.Response:
+    """POST, and the answer read to its end. Raises EgressFailed, as `fetch` does."""
+    checked = check_url(url, transport.rules)
+    async with open_client(transport) as client:
+        return await client.post(checked, content=content, headers=headers)
