@@ -14,6 +14,7 @@ import math
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, timedelta
+from functools import lru_cache
 from typing import Any, Final
 
 from loguru import logger
@@ -29,9 +30,9 @@ from shared.domain.job import Job, JobKind, Target
 from shared.domain.principal import Principal
 from shared.domain.usage import Usage
 from shared.errors import BrokerError, Overloaded, QueueFull, QuotaExceeded, RateLimited, TooManyRequests
-from shared.ids import AccountId
+from shared.ids import AccountId, JobId
 from shared.limits.reservations import LedgerCounts, Left, Mode, Refused, Reservations, Reserved, Unknown
-from shared.limits.rules import Policies, Rule
+from shared.limits.rules import Policies, Rule, RuleSet
 from shared.money import MICRO_PER_USD
 from shared.providers.catalogue import Catalogue
 from shared.settings import Settings
@@ -39,6 +40,7 @@ from shared.settings import Settings
 LEDGER_SECONDS: Final = 2.0
 """How long a request waits for what the ledger says, the first time an allowance is counted."""
 _REMEMBERED: Final = 50_000
+_GATHER_SECONDS: Final = 0.005
 _BYTES_A_TOKEN: Final = 3
 """Fewer than any usual text has, so that the estimate is an upper one."""
 _RETRY_SOON_SECONDS: Final = 60.0
@@ -49,17 +51,7 @@ _WHAT: Final = {"r": "requests", "t": "tokens", "c": "requests at once"}
 _PERIOD: Final = {"d": "requests of this day", "m": "requests of this month", "s": "of this month's budget"}
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """`holds`: whether any of them needs to hear how the job ended."""
-
-    of: tuple[Rule, ...] = ()
-    allowances: tuple[Allowance, ...] = ()
-    holds: bool = False
-    counts_calls: bool = False
-
-
-NO_RULES: Final = Rules()
+NO_RULES: Final = RuleSet(())
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +65,25 @@ class Estimate:
 class Admitted:
     """One request that may become a job. `headers`: how its caller's limits stand."""
 
-    __slots__ = ("_account", "_admission", "_job_id", "_rules", "headers")
+    __slots__ = ("_admission", "_job", "_rules", "headers")
 
     def __init__(
-        self, admission: Admission | None, job: Job | None, rules: Rules, headers: RawHeaders
+        self, admission: Admission | None, job: Job | None, rules: RuleSet, headers: RawHeaders
     ) -> None:
         self._admission = admission
-        self._account = job.account if job is not None else AccountId("")
-        self._job_id = job.id if job is not None else None
+        self._job = job
         self._rules = rules
         self.headers = headers
 
     def take_back(self) -> None:
         """It did not become a job of its own."""
-        if self._admission is not None and self._job_id is not None and self._rules.holds:
-            self._admission.later(self._admission.reservations.release(self._account, self._job_id))
+        if self._admission is not None and self._job is not None and self._rules.holds:
+            self._admission.release_later(self._job)
 
     def end(self) -> None:
-        """The job ended: its place among those at once need not wait for the ledger."""
-        if self._admission is not None and self._job_id is not None and self._rules.counts_calls:
-            ended = self._admission.reservations.end_call(self._account, self._job_id, self._rules.of)
-            self._admission.later(ended)
+        """The job ended: its places among those at once need not wait for the ledger."""
+        if self._admission is not None and self._job is not None and self._rules.counts_calls:
+            self._admission.end_later(self._job, self._rules)
 
 
 FREE: Final = Admitted(None, None, NO_RULES, [])
@@ -110,27 +100,22 @@ class Admission:
     policies: Policies
     settings: Settings
     clock: Clock = field(default_factory=SystemClock)
-    _known: dict[tuple[str, bool], Rules] = field(default_factory=dict)
+    _known: dict[tuple[str, bool], tuple[tuple[Allowance, ...], RuleSet]] = field(default_factory=dict)
     _later: set[asyncio.Task[None]] = field(default_factory=set)
+    _ended: list[tuple[AccountId, str, JobId]] = field(default_factory=list)
 
-    def rules_of(self, principal: Principal, *, older_route: bool) -> Rules:
+    def rules_of(self, principal: Principal, *, older_route: bool) -> RuleSet:
         allowances = principal.allowances
         if not allowances:
             return NO_RULES
         caller = (principal.api_key, older_route)
         known = self._known.get(caller)
-        if known is not None and known.allowances is allowances:
-            return known
-        of = self.policies.rules(allowances, principal.api_key, older_route=older_route)
-        rules = Rules(
-            of=of,
-            allowances=allowances,
-            holds=any(rule.kind != "r" for rule in of),
-            counts_calls=any(rule.kind == "c" for rule in of),
-        )
+        if known is not None and known[0] is allowances:
+            return known[1]
+        rules = self.policies.rules(allowances, principal.api_key, older_route=older_route)
         if len(self._known) >= _REMEMBERED:
             self._known.clear()
-        self._known[caller] = rules
+        self._known[caller] = allowances, rules
         return rules
 
     def estimate(
@@ -147,11 +132,9 @@ class Admission:
                 cost = max(cost, prices.cost_micro_usd(Usage(prompt, answer)))
         return Estimate(tokens, cost)
 
-    async def admit(self, rules: Rules, job: Job, estimate: Estimate, mode: Mode = Mode.CHECK) -> Admitted:
+    async def admit(self, rules: RuleSet, job: Job, estimate: Estimate, mode: Mode = Mode.CHECK) -> Admitted:
         """Raises TooManyRequests, RateLimited, QuotaExceeded, or Overloaded."""
-        if not rules.of:
-            return FREE
-        of = rules.of
+        of, asked_again = rules, False
         lapse_ms = job.budget_ms + int(self.settings.limits.hold_seconds * 1000)
         try:
             while True:
@@ -166,15 +149,20 @@ class Admission:
                 )
                 if isinstance(answer, Reserved):
                     # Where there was a reservation already, somebody else's, it is not ours to take back.
-                    held = rules if mode is Mode.CHECK and answer.left else NO_RULES
-                    return Admitted(self, job, held, limit_headers(of, answer.left))
+                    ours = mode is Mode.CHECK and not answer.before
+                    return Admitted(self, job, of if ours else NO_RULES, limit_headers(answer))
                 if isinstance(answer, Refused):
-                    raise _refusal(answer)
+                    if answer.rule.kind != "c" or asked_again:
+                        raise _refusal(answer)
+                    # The call that its caller just saw end may still be counted, here or in another process.
+                    asked_again = True
+                    await asyncio.sleep(4 * _GATHER_SECONDS)
+                    continue
                 of = await self._with_counts(job.account, of, answer)
         except OutOfMemoryError as exc:
             raise QueueFull("The queue's memory is full.", retry_after_seconds=5) from exc
         except (RedisError, OSError, TimeoutError) as exc:
-            self._refuse_uncounted({rule.scope for rule in of}, exc)
+            self._refuse_uncounted({rule.scope for rule in of.rules}, exc)
             logger.warning("limits not counted", error=type(exc).__name__)
             return FREE
 
@@ -189,7 +177,20 @@ class Admission:
         counts = LedgerCounts(today.requests, month.requests, month.cost_micro_usd)
         await self.reservations.seed(account, subject, counts)
 
-    def later(self, work: Coroutine[Any, Any, None]) -> None:
+    def release_later(self, job: Job) -> None:
+        self._start(self.reservations.release(job.account, job.id))
+
+    def end_later(self, job: Job, rules: RuleSet) -> None:
+        """With all that end in the same moment, by one command each and one wait for all."""
+        if not self._ended:
+            asyncio.get_running_loop().call_later(_GATHER_SECONDS, self._end_gathered)
+        self._ended += [(job.account, subject, job.id) for subject in rules.calls]
+
+    def _end_gathered(self) -> None:
+        ended, self._ended = self._ended, []
+        self._start(self.reservations.end_calls(ended))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         """What no caller waits for; owned here until it is done."""
         task = asyncio.create_task(_quietly(work), name="limits")
         self._later.add(task)
@@ -198,17 +199,15 @@ class Admission:
     async def aclose(self) -> None:
         await asyncio.gather(*self._later, return_exceptions=True)
 
-    async def _with_counts(
-        self, account: AccountId, of: tuple[Rule, ...], unknown: Unknown
-    ) -> tuple[Rule, ...]:
+    async def _with_counts(self, account: AccountId, of: RuleSet, unknown: Unknown) -> RuleSet:
         """The rules to ask again with: all, once the ledger was read."""
         try:
             await self.counts_known(account, unknown.subject)
         except DATABASE_ERRORS as exc:
-            uncounted = [rule for rule in of if rule.is_calendar and rule.subject == unknown.subject]
+            uncounted = [rule for rule in of.rules if rule.is_calendar and rule.subject == unknown.subject]
             self._refuse_uncounted({rule.scope for rule in uncounted}, exc)
             logger.warning("budget not counted", scope=uncounted[0].scope.value, error=type(exc).__name__)
-            return tuple(rule for rule in of if rule not in uncounted)
+            return RuleSet(rule for rule in of.rules if rule not in uncounted)
         return of
 
     def _refuse_uncounted(self, scopes: set[Scope], cause: BaseException) -> None:
@@ -241,30 +240,35 @@ async def _quietly(work: Coroutine[Any, Any, None]) -> None:
         logger.debug("reservation not ended", error=type(exc).__name__)
 
 
-def limit_headers(rules: Sequence[Rule], left: Sequence[Left]) -> RawHeaders:
-    """The tightest limit of requests and of tokens, as OpenAI tells them and as the IETF draft does."""
+def limit_headers(reserved: Reserved) -> RawHeaders:
+    """The tightest limits of requests and of tokens, as OpenAI tells them and as the IETF draft does."""
     headers: RawHeaders = []
-    for kind, name in ((b"requests", "r"), (b"tokens", "t")):
-        tightest: tuple[Rule, Left] | None = None
-        for rule, one in zip(rules, left, strict=False):
-            if rule.kind == name and (tightest is None or one.remaining < tightest[1].remaining):
-                tightest = rule, one
-        if tightest is not None:
-            headers += _told(kind, *tightest)
+    if reserved.requests is not None:
+        headers += _told(b"requests", reserved.requests)
+    if reserved.tokens is not None:
+        headers += _told(b"tokens", reserved.tokens)
     return headers
 
 
-def _told(kind: bytes, rule: Rule, left: Left) -> RawHeaders:
+def _told(kind: bytes, left: Left) -> RawHeaders:
     seconds = max(1, -(-left.reset_ms // 1000))
-    window = rule.window_ms // 1000
-    policy = b'"%s-%s"' % (rule.scope.value.encode(), kind)
+    name, limit, policy = _fixed_headers(left.rule)
     return [
-        (b"x-ratelimit-limit-" + kind, b"%d" % rule.limit),
+        limit,
         (b"x-ratelimit-remaining-" + kind, b"%d" % left.remaining),
         (b"x-ratelimit-reset-" + kind, b"%ds" % seconds),
-        (b"ratelimit-policy", b"%s;q=%d;w=%d" % (policy, rule.limit, window)),
-        (b"ratelimit", b"%s;r=%d;t=%d" % (policy, left.remaining, seconds)),
+        policy,
+        (b"ratelimit", b"%s;r=%d;t=%d" % (name, left.remaining, seconds)),
     ]
+
+
+@lru_cache(maxsize=10_000)
+def _fixed_headers(rule: Rule) -> tuple[bytes, tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """Of a rule: its name in the draft's form, its limit, its policy."""
+    kind = b"requests" if rule.kind == "r" else b"tokens"
+    name = b'"%s-%s"' % (rule.scope.value.encode(), kind)
+    window = b"%s;q=%d;w=%d" % (name, rule.limit, rule.window_ms // 1000)
+    return name, (b"x-ratelimit-limit-" + kind, b"%d" % rule.limit), (b"ratelimit-policy", window)
 
 
 def _refusal(refused: Refused) -> BrokerError:
@@ -295,7 +299,8 @@ def _refusal(refused: Refused) -> BrokerError:
         )
         if rule.window_ms:
             kind = b"requests" if rule.kind == "r" else b"tokens"
-            error.headers = _told(kind, rule, Left(max(0, rule.limit - refused.used), math.ceil(wait * 1000)))
+            left = Left(rule, max(0, rule.limit - refused.used), math.ceil(wait * 1000))
+            error.headers = _told(kind, left)
     return error
 
 

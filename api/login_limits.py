@@ -16,7 +16,7 @@ from shared.domain.rate import Rate
 from shared.errors import Overloaded, TooManyRequests
 from shared.ids import AccountId, new_job_id
 from shared.limits.reservations import Refused, Reservations
-from shared.limits.rules import Rule
+from shared.limits.rules import Rule, RuleSet
 from shared.settings import LimitSettings
 
 _REMEMBERED: Final = 10_000
@@ -47,7 +47,7 @@ class LoginLimits:
         rule = Rule(Scope.ADDRESS, "auth", f"r{window_ms}", rate.requests, window_ms)
         try:
             answer = await self.reservations.reserve(
-                AccountId(who), new_job_id(), [rule], tokens=0, micro_usd=0, lapse_ms=0
+                AccountId(who), new_job_id(), RuleSet([rule]), tokens=0, micro_usd=0, lapse_ms=0
             )
         except (RedisError, OSError, TimeoutError) as exc:
             if self.settings.without_redis_address == "refuse":

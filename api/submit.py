@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from api import twins
-from api.admission import FREE, Rules
+from api.admission import FREE
 from api.answers import event_stream, job_headers, note_result, queue_headers, result_headers
 from api.departure import Departure
 from api.deps import Broker, headers_of, request_id_of
@@ -40,6 +40,7 @@ from shared.errors import (
 )
 from shared.ids import new_job_id
 from shared.limits.reservations import Mode
+from shared.limits.rules import RuleSet
 from shared.providers.profile import not_served
 from shared.queue.frames import Result
 
@@ -204,7 +205,7 @@ async def _run(
     via: Broker,
     *,
     told: RawHeaders,
-    rules: Rules,
+    rules: RuleSet,
     mode: Mode = Mode.CHECK,
     key: str | None = None,
     fingerprint: str = "",
@@ -213,7 +214,7 @@ async def _run(
     """Raises _TwinEnded too, where there is a `twins_digest`."""
     condition = via.conditions.get(call.target.provider, UNKNOWN)
     admitted = FREE
-    if rules.of:
+    if rules:
         estimate = via.admission.estimate(job.plan, call.kind, call.document, len(job.body))
         admitted = await via.admission.admit(rules, job, estimate, mode)
         told = [*admitted.headers, *told]

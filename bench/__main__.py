@@ -21,7 +21,8 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +32,15 @@ import psutil
 
 from cli.embedded_redis import find_redis_server, server_command
 from cli.keys import ensure_key
+from shared.auth.access_tokens import AccessTokens
+from shared.auth.api_keys import mint
+from shared.auth.passwords import Passwords
+from shared.auth.sessions import Client, Sessions
 from shared.db import migrate
+from shared.db.engine import create_engine
+from shared.db.repositories import accounts, api_keys, memberships
+from shared.domain.allowance import Limits, Tier
+from shared.settings import AccountSettings
 
 RESULTS: Final = Path(__file__).parent / "results" / "latest.json"
 _MEASURED: Final = ("api", "worker")
@@ -40,7 +49,9 @@ _PACE_MS: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """`kind`: chat, stream (the provider sends as fast as it can) or stream_paced (10 ms a chunk)."""
+    """`kind`: chat, stream (the provider sends as fast as it can) or stream_paced (10 ms a chunk);
+    chat_limited and chat_session: by a key, and by the session of a user, under every kind of limit.
+    """
 
     kind: str
     concurrency: int
@@ -48,6 +59,7 @@ class Load:
 
 LOADS: Final = (
     *(Load("chat", concurrency) for concurrency in (1, 16, 64, 256)),
+    *(Load(kind, concurrency) for kind in ("chat_limited", "chat_session") for concurrency in (1, 16, 64)),
     *(Load("stream", concurrency) for concurrency in (1, 32)),
     Load("stream_paced", 32),
 )
@@ -81,6 +93,8 @@ class Broker:
         self.port = _free_port()
         self.provider_port = _free_port()
         self.key = ""
+        self._keys: dict[str, str] = {}
+        """By kind of load, where it is not `key`."""
 
     def start(self) -> None:
         server = find_redis_server()
@@ -100,10 +114,13 @@ class Broker:
         pepper = secrets.token_urlsafe(32)
         asyncio.run(migrate.upgrade(database))
         self.key = asyncio.run(ensure_key(database, pepper, self._folder / "key"))
+        jwt_secret = secrets.token_urlsafe(48)
+        self._keys = asyncio.run(_limited_callers(database, pepper, jwt_secret))
         environment = {
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "DATABASE_URL": database,
             "HEADRACE_KEY_PEPPER": pepper,
+            "JWT_SECRET": jwt_secret,
             "PORT": str(self.port),
             "OPENAI_API_KEY": "scripted",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.provider_port}/v1",
@@ -136,10 +153,10 @@ class Broker:
         command = [
             *(sys.executable, "-m", "bench.load"),
             *("--url", f"http://127.0.0.1:{port}/v1/chat/completions"),
-            *("--key", self.key, "--model", "gpt-4o-mini", "--text", "Hello"),
+            *("--key", self._keys.get(load.kind, self.key), "--model", "gpt-4o-mini", "--text", "Hello"),
             *("--concurrency", str(load.concurrency), "--seconds", str(seconds), "--json"),
         ]
-        if load.kind != "chat":
+        if load.kind.startswith("stream"):
             command.append("--stream")
         if load.kind == "stream":
             command += ["--chunks", "50"]
@@ -223,7 +240,7 @@ def main() -> None:
         broker.start()
         broker.load(Load("chat", 64), direct=False, seconds=2)  # warm: connections, caches, scripts
         for load in LOADS:
-            if options.only not in {None, load.kind}:
+            if options.only not in {None, load.kind, load.kind.partition("_")[0]}:
                 continue
             for direct in (False, True):
                 row = measure(broker, load, direct=direct, seconds=options.seconds)
@@ -234,6 +251,33 @@ def main() -> None:
     print(f"written to {RESULTS.relative_to(Path.cwd()) if RESULTS.is_relative_to(Path.cwd()) else RESULTS}")
     if any(row.errors for row in rows):
         sys.exit(1)
+
+
+async def _limited_callers(database: str, pepper: str, jwt_secret: str) -> dict[str, str]:
+    """A key and a session, by kind of load, under limits of every kind that are never reached."""
+    never = 10**9
+    limits = Limits(
+        requests_per_minute=never,
+        tokens_per_minute=10**12,
+        concurrent_requests=never,
+        daily_requests=never,
+        monthly_requests=never,
+        monthly_spend_micro_usd=10**12,
+    )
+    engine = create_engine(database)
+    tokens = AccessTokens(jwt_secret.encode(), life=timedelta(hours=1))
+    passwords = Passwords(slots=1, queue=1)
+    sessions = Sessions(engine, tokens, passwords, pepper=pepper.encode(), settings=AccountSettings())
+    session = await sessions.register("bench@example.com", secrets.token_urlsafe(16), "bench", Client())
+    now = datetime.now(UTC)
+    token, record = mint(pepper.encode(), account=session.account, name="bench", now=now)
+    async with engine.begin() as connection:
+        await accounts.set_allowance(connection, session.account, tier=Tier.UNLIMITED, limits=limits)
+        await memberships.change(connection, session.account, session.user.id, limits=limits)
+        await api_keys.create(connection, replace(record, limits=limits))
+    await engine.dispose()
+    passwords.close()
+    return {"chat_limited": token, "chat_session": session.access_token}
 
 
 def _pin(process: psutil.Popen, cpus: list[int]) -> None:

@@ -19,7 +19,7 @@ from shared.domain.roles import Permission
 from shared.errors import Overloaded
 from shared.ids import AccountId
 from shared.limits.reservations import Counted, Unknown
-from shared.limits.rules import ONLY_COUNTED, Rule
+from shared.limits.rules import ONLY_COUNTED, RuleSet
 from shared.money import MICRO_PER_USD
 
 router: Final = APIRouter(tags=["Account"])
@@ -74,7 +74,7 @@ async def quota(
     """
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.USAGE_READ)
-    rules = via.admission.rules_of(principal, older_route=False).of
+    rules = via.admission.rules_of(principal, older_route=False)
     counted = await _counted(via.admission, principal.account, rules)
     now = SystemClock().now()
     limits = [_status(one, now) for one in counted]
@@ -90,7 +90,7 @@ async def quota(
     return QuotaStatus(allowed=reached is None, reached=reached, limits=limits)
 
 
-async def _counted(admission: Admission, account: AccountId, rules: tuple[Rule, ...]) -> list[Counted]:
+async def _counted(admission: Admission, account: AccountId, rules: RuleSet) -> list[Counted]:
     if not rules:
         return []
     try:

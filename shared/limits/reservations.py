@@ -13,18 +13,18 @@ says, and again so when Redis lost them.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from importlib import resources
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from redis.exceptions import NoScriptError
 
 from shared import keyspace
 from shared.ids import AccountId, JobId
-from shared.limits.rules import Rule
+from shared.limits.rules import Rule, RuleSet
 from shared.queue.redis_link import RedisArg, RedisLink
 
 _FOLDER: Final = resources.files("shared.limits.scripts")
@@ -39,19 +39,22 @@ class Mode(StrEnum):
     """Counted whatever the limits say: it is a job already."""
 
 
-@dataclass(frozen=True, slots=True)
-class Left:
-    """`remaining`: -1 where there is no limit. `reset_ms`: until all of it is there again."""
+class Left(NamedTuple):
+    """Of the rule with the least left. `reset_ms`: until all of it is there again."""
 
+    rule: Rule
     remaining: int
     reset_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class Reserved:
-    """`left`: by rule; empty where the same job had its reservation already."""
+class Reserved(NamedTuple):
+    """`requests`, `tokens`: None where no window counts them. `before`: the same job was counted already,
+    and all else is unknown.
+    """
 
-    left: tuple[Left, ...] = ()
+    requests: Left | None = None
+    tokens: Left | None = None
+    before: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,7 @@ class Reservations:
         self,
         account: AccountId,
         job_id: JobId,
-        rules: Sequence[Rule],
+        rules: RuleSet,
         *,
         tokens: int,
         micro_usd: int,
@@ -117,19 +120,21 @@ class Reservations:
         mode: Mode = Mode.CHECK,
     ) -> Reserved | Refused | Unknown:
         """All rules or none. The same job again is granted what it has. Raises RedisError."""
-        parts: list[RedisArg] = []
-        for rule in rules:
-            parts += (rule.subject, rule.name, rule.limit, rule.window_ms)
         answer = await self._call(
-            "reserve", account, job_id, lapse_ms, tokens, micro_usd, mode.value, *parts
-        )  # fmt: skip
+            "reserve", account, job_id, lapse_ms, tokens, micro_usd, mode.value, rules.wire
+        )
         if answer[0] == b"ok":
-            pairs = zip(answer[1::2], answer[2::2], strict=True)
-            return Reserved(tuple(Left(remaining, reset) for remaining, reset in pairs))
+            _, r, requests, requests_reset, t, of_tokens, tokens_reset = answer
+            return Reserved(
+                Left(rules.rules[r - 1], requests, requests_reset) if r else None,
+                Left(rules.rules[t - 1], of_tokens, tokens_reset) if t else None,
+            )
+        if answer[0] == b"held":
+            return Reserved(before=True)
         if answer[0] == b"unknown":
             return Unknown(answer[1].decode())
         _, number, used, wait_ms = answer
-        return Refused(rules[int(number) - 1], int(used), int(wait_ms) / 1000)
+        return Refused(rules.rules[number - 1], used, wait_ms / 1000)
 
     async def release(self, account: AccountId, job_id: JobId) -> None:
         """Of what never became a job. Raises RedisError."""
@@ -146,11 +151,14 @@ class Reservations:
             for subject, kind, period, used, limit in found
         ]
 
-    async def end_call(self, account: AccountId, job_id: JobId, rules: Sequence[Rule]) -> None:
-        """The call is over, though not settled yet: its place among those at once is free."""
-        for rule in rules:
-            if rule.kind == "c":
-                await self._link.execute("ZREM", keyspace.calls_at_once(account, rule.subject), job_id)
+    async def end_calls(self, ended: Iterable[tuple[AccountId, str, JobId]]) -> None:
+        """Calls, by account and subject, that are over though not settled yet: their places among those at
+        once are free. Raises RedisError.
+        """
+        commands: list[tuple[RedisArg, ...]] = [
+            ("ZREM", keyspace.calls_at_once(account, subject), job_id) for account, subject, job_id in ended
+        ]
+        await self._link.execute_many(commands)
 
     async def seed(
         self, account: AccountId, subject: str, counts: LedgerCounts, *, anew: bool = False
@@ -161,18 +169,13 @@ class Reservations:
             int(anew),
         )  # fmt: skip
 
-    async def counted(self, account: AccountId, rules: Sequence[Rule]) -> list[Counted] | Unknown:
-        parts: list[RedisArg] = []
-        for rule in rules:
-            parts += (rule.subject, rule.name, rule.limit, rule.window_ms)
-        answer = await self._call("counted", account, *parts)
+    async def counted(self, account: AccountId, rules: RuleSet) -> list[Counted] | Unknown:
+        """Raises RedisError."""
+        answer = await self._call("counted", account, rules.wire)
         if answer[0] == b"unknown":
             return Unknown(answer[1].decode())
-        numbers = list(map(int, answer[1:]))
-        return [
-            Counted(rule, *numbers[3 * index : 3 * index + 3])
-            for index, rule in enumerate(rules)
-        ]  # fmt: skip
+        numbers = answer[1:]
+        return [Counted(rule, *numbers[3 * index : 3 * index + 3]) for index, rule in enumerate(rules.rules)]
 
     async def _call(self, name: str, account: AccountId, *args: RedisArg) -> Any:
         key = keyspace.holds(account)

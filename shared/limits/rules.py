@@ -43,6 +43,32 @@ class Rule:
         return self.kind in _CALENDAR
 
 
+class RuleSet:
+    """What a caller is held to. `wire`: as the scripts read it; a rule's number counts from 1 in `rules`.
+
+    holds: whether any rule needs to hear how the job ended; counts_calls: whether any is of calls at once
+    """
+
+    __slots__ = ("calls", "counts_calls", "holds", "rules", "wire")
+
+    def __init__(self, rules: Iterable[Rule]) -> None:
+        by_subject: dict[str, list[Rule]] = {}
+        for rule in rules:
+            by_subject.setdefault(rule.subject, []).append(rule)
+        self.rules = tuple(rule for of_subject in by_subject.values() for rule in of_subject)
+        self.wire = "\n".join(
+            f"{subject}\t" + ";".join(f"{rule.name},{rule.limit},{rule.window_ms}" for rule in of_subject)
+            for subject, of_subject in by_subject.items()
+        ).encode()
+        self.holds = any(rule.kind != "r" for rule in self.rules)
+        self.calls = tuple(dict.fromkeys(rule.subject for rule in self.rules if rule.kind == "c"))
+        """Subjects whose calls at once are counted."""
+        self.counts_calls = bool(self.calls)
+
+    def __bool__(self) -> bool:
+        return bool(self.rules)
+
+
 def subject_of(allowance: Allowance) -> str:
     return f"{allowance.scope}:{allowance.id}"
 
@@ -73,7 +99,7 @@ class Policies:
             inference=Rate.of(settings.limits.inference),
         )
 
-    def rules(self, allowances: Iterable[Allowance], caller: str, *, older_route: bool) -> tuple[Rule, ...]:
+    def rules(self, allowances: Iterable[Allowance], caller: str, *, older_route: bool) -> RuleSet:
         """`caller`: the key or session, which the rate of a tier is per.
 
         What an account of the standard tier has as its own limits takes the place of the tier's.
@@ -91,7 +117,7 @@ class Policies:
                 rules.append(_rate(Scope.KEY, subject, rate))
                 if older_route:
                     rules.append(_rate(Scope.KEY, f"{subject}:inference", self.inference))
-        return tuple(rules)
+        return RuleSet(rules)
 
 
 def _rate(scope: Scope, subject: str, rate: Rate) -> Rule:

@@ -1,33 +1,38 @@
 -- What is counted of each rule; changes nothing but what time changes.
--- KEYS: holds of the account. ARGV: for each rule: allowance, rule, limit, window in ms
+-- KEYS: holds of the account. ARGV: the rules, as reserve takes them
 -- Returns {'ok', used, reserved, ms until it is all there again, ...} | {'unknown', allowance}
 local prefix = string.sub(KEYS[1], 1, -6)
 local now = now_ms()
 lapse_due(prefix, now)
 local answer = {'ok'}
-for i = 1, #ARGV, 4 do
-  local key, rule, window = prefix .. ARGV[i], ARGV[i + 1], tonumber(ARGV[i + 3])
-  local kind = string.sub(rule, 1, 1)
-  local used, reserved, reset = 0, 0, 0
-  if kind == 'r' or kind == 't' then
-    local slot_ms = window / SLOTS
-    local slot = math.floor(now / slot_ms)
-    used = slide(key, rule, slot)
-    reset = (slot + SLOTS + 1) * slot_ms - now
-  elseif kind == 'c' then
-    redis.call('ZREMRANGEBYSCORE', key .. ':calls', '-inf', int(now))
-    used = redis.call('ZCARD', key .. ':calls')
-  else
-    if redis.call('HEXISTS', key, 'epoch') == 0 then
-      return {'unknown', ARGV[i]}
+for subject, list in string.gmatch(ARGV[1], '([^\t\n]+)\t([^\n]+)') do
+  local key = prefix .. subject
+  for rule, _, window in string.gmatch(list, '([^,;]+),([^,;]+),([^,;]+)') do
+    local kind = string.sub(rule, 1, 1)
+    local used, reserved, reset = 0, 0, 0
+    if kind == 'r' or kind == 't' then
+      local slot_ms = tonumber(window) / SLOTS
+      local slot = math.floor(now / slot_ms)
+      local f = redis.call('HMGET', key, rule .. ':n', rule .. ':o')
+      used = slide(key, rule, slot, tonumber(f[1] or 0), tonumber(f[2] or slot))
+      reset = (slot + SLOTS + 1) * slot_ms - now
+    elseif kind == 'c' then
+      redis.call('ZREMRANGEBYSCORE', key .. ':calls', '-inf', int(now))
+      used = redis.call('ZCARD', key .. ':calls')
+    else
+      local f = redis.call('HMGET', key, 'epoch', kind .. ':id', kind .. ':n', kind .. ':r')
+      if not f[1] then
+        return {'unknown', subject}
+      end
+      local id, period = tonumber(f[2] or 0), period_of(kind, now)
+      reserved = tonumber(f[4] or 0)
+      used = id < period and reserved or tonumber(f[3] or 0)
+      period = math.max(id, period)
+      reset = (kind == 'd' and (period + 1) * 86400000 or month_start_ms(period + 1)) - now
     end
-    local period
-    used, period = current(key, kind, period_of(kind, now))
-    reserved = tonumber(redis.call('HGET', key, kind .. ':r') or 0)
-    reset = (kind == 'd' and (period + 1) * 86400000 or month_start_ms(period + 1)) - now
+    answer[#answer + 1] = used
+    answer[#answer + 1] = reserved
+    answer[#answer + 1] = math.ceil(reset)
   end
-  answer[#answer + 1] = used
-  answer[#answer + 1] = reserved
-  answer[#answer + 1] = math.ceil(reset)
 end
 return answer

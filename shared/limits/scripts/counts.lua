@@ -7,7 +7,7 @@
 --     s:id, s:n, s:r          micro-dollars of the month, reserved ones included, and these alone
 --     epoch                   when its calendar counts were read from the ledger; without it they are not known
 --   <prefix><allowance>:calls   zset: calls under way, by the moment they lapse
--- A reservation is lines of `allowance|rule|slot or epoch|amount|limit`.
+-- A reservation is a line an allowance: `allowance<tab>rule,slot or epoch or period,amount,limit;...`.
 local SLOTS = 60
 local KEEP_MS = 40 * 86400000
 
@@ -56,9 +56,7 @@ end
 
 -- The window without what has left it. Counts of a slot stay until all of the slot is older than the
 -- window, so never more than the limit is let through in any window, wherever it begins.
-local function slide(key, rule, slot)
-  local f = redis.call('HMGET', key, rule .. ':n', rule .. ':o')
-  local n, oldest = tonumber(f[1] or 0), tonumber(f[2] or slot)
+local function slide(key, rule, slot, n, oldest)
   local first = slot - SLOTS
   if oldest >= first then
     return n, oldest
@@ -75,12 +73,6 @@ local function slide(key, rule, slot)
   return n, first
 end
 
-local function add_to_slot(key, rule, slot, amount)
-  redis.call('HINCRBY', key, rule .. ':' .. int(slot), int(amount))
-  redis.call('HINCRBY', key, rule .. ':n', int(amount))
-  redis.call('HSETNX', key, rule .. ':o', int(slot))
-end
-
 -- When `excess` will have left the window.
 local function wait_for(key, rule, oldest, slot, slot_ms, excess, now)
   for old = oldest, slot do
@@ -92,34 +84,65 @@ local function wait_for(key, rule, oldest, slot, slot_ms, excess, now)
   return SLOTS * slot_ms
 end
 
--- The count of a period, begun anew with what is reserved where another one was last counted.
-local function current(key, rule, period)
-  local f = redis.call('HMGET', key, rule .. ':id', rule .. ':n', rule .. ':r')
-  local id = tonumber(f[1] or 0)
-  if id >= period then
-    return tonumber(f[2] or 0), id
+-- What is asked of one allowance: `fields` of its hash, by one command, and where in them each rule's are.
+local function new_group(prefix, subject)
+  return {subject = subject, key = prefix .. subject, fields = {}, rules = {}}
+end
+
+local function want(group, ...)
+  local at = #group.fields
+  for _, field in ipairs({...}) do
+    group.fields[#group.fields + 1] = field
   end
-  local reserved = f[3] or '0'
-  redis.call('HSET', key, rule .. ':id', int(period), rule .. ':n', reserved)
-  return tonumber(reserved), period
+  return at
 end
 
-local function parts_of(hold)
-  local found = {}
-  for allowance, rule, place, amount, limit in string.gmatch(hold, '([^|\n]+)|([^|]+)|([^|]+)|([^|]+)|([^|\n]+)') do
-    found[#found + 1] = {allowance, rule, tonumber(place), tonumber(amount), tonumber(limit)}
+local function read(group)
+  group.found = #group.fields > 0 and redis.call('HMGET', group.key, unpack(group.fields)) or {}
+end
+
+local function numbers(group, at, ...)
+  local values = {}
+  for i, default in ipairs({...}) do
+    values[i] = tonumber(group.found[at + i] or default)
   end
-  return found
+  return unpack(values)
 end
 
-local function is_window(rule)
-  return string.sub(rule, 1, 1) == 'r' or string.sub(rule, 1, 1) == 't'
+-- What a job holds, allowance by allowance: `each(rule, place, amount, limit)` says what it needs to read.
+local function groups_of(prefix, hold, each)
+  local groups = {}
+  for subject, list in string.gmatch(hold, '([^\t\n]+)\t([^\n]+)') do
+    local group = new_group(prefix, subject)
+    for rule, place, amount, limit in string.gmatch(list, '([^,;]+),([^,;]+),([^,;]+),([^,;]+)') do
+      local one = {rule = rule, kind = string.sub(rule, 1, 1), place = tonumber(place),
+        amount = tonumber(amount), limit = tonumber(limit)}
+      each(group, one)
+      group.rules[#group.rules + 1] = one
+    end
+    read(group)
+    groups[#groups + 1] = group
+  end
+  return groups
 end
 
--- A window still holds the slot of what was counted then.
-local function adjust_slot(key, rule, slot, amount)
-  if redis.call('HEXISTS', key, rule .. ':' .. int(slot)) == 1 then
-    add_to_slot(key, rule, slot, amount)
+local function write(group, changed)
+  if #changed > 0 then
+    redis.call('HSET', group.key, unpack(changed))
+  end
+end
+
+local function put(changed, name, value)
+  changed[#changed + 1] = name
+  changed[#changed + 1] = int(value)
+end
+
+-- Puts into `changed` what a window counts now, if it still has the slot that it was counted in.
+local function adjust_slot(group, one, by, changed)
+  local n, there = group.found[one.at + 1], group.found[one.at + 2]
+  if there then
+    put(changed, one.rule .. ':n', tonumber(n) + by)
+    put(changed, one.rule .. ':' .. int(one.place), tonumber(there) + by)
   end
 end
 
@@ -127,14 +150,20 @@ end
 -- nothing, so that what the job cost is still counted should somebody say it later.
 local function lapse(prefix, job, hold, now)
   local kept = {}
-  for _, part in ipairs(parts_of(hold)) do
-    local key, rule = prefix .. part[1], part[2]
-    if rule == 's' and tonumber(redis.call('HGET', key, 'epoch') or 0) == part[3] then
-      redis.call('HINCRBY', key, 's:n', int(-part[4]))
-      redis.call('HINCRBY', key, 's:r', int(-part[4]))
+  local groups = groups_of(prefix, hold, function(group, one)
+    if one.kind == 's' then
+      one.at = want(group, 'epoch', 's:n', 's:r')
     end
-    if rule == 's' then
-      kept[#kept + 1] = part[1] .. '|s|' .. int(part[3]) .. '|0|' .. int(part[5])
+  end)
+  for _, group in ipairs(groups) do
+    for _, one in ipairs(group.rules) do
+      if one.kind == 's' then
+        local epoch, n, reserved = numbers(group, one.at, 0, 0, 0)
+        if epoch == one.place then
+          write(group, {'s:n', int(n - one.amount), 's:r', int(reserved - one.amount)})
+        end
+        kept[#kept + 1] = group.subject .. '\ts,' .. int(one.place) .. ',0,' .. int(one.limit)
+      end
     end
   end
   if #kept == 0 then

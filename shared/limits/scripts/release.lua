@@ -6,20 +6,36 @@ local hold = redis.call('HGET', KEYS[1], ARGV[1])
 if not hold then
   return 0
 end
-for _, part in ipairs(parts_of(hold)) do
-  local key, rule, place, amount = prefix .. part[1], part[2], part[3], part[4]
-  if is_window(rule) then
-    adjust_slot(key, rule, place, -amount)
-  elseif rule == 'c' then
-    redis.call('ZREM', key .. ':calls', ARGV[1])
-  elseif rule == 's' then
-    if tonumber(redis.call('HGET', key, 'epoch') or 0) == place then
-      redis.call('HINCRBY', key, 's:n', int(-amount))
-      redis.call('HINCRBY', key, 's:r', int(-amount))
-    end
-  elseif tonumber(redis.call('HGET', key, rule .. ':id') or 0) == place then
-    redis.call('HINCRBY', key, rule .. ':n', int(-amount))
+local groups = groups_of(prefix, hold, function(group, one)
+  if one.kind == 'r' or one.kind == 't' then
+    one.at = want(group, one.rule .. ':n', one.rule .. ':' .. int(one.place))
+  elseif one.kind == 's' then
+    one.at = want(group, 'epoch', 's:n', 's:r')
+  elseif one.kind ~= 'c' then
+    one.at = want(group, one.kind .. ':id', one.kind .. ':n')
   end
+end)
+for _, group in ipairs(groups) do
+  local changed = {}
+  for _, one in ipairs(group.rules) do
+    if one.kind == 'r' or one.kind == 't' then
+      adjust_slot(group, one, -one.amount, changed)
+    elseif one.kind == 'c' then
+      redis.call('ZREM', group.key .. ':calls', ARGV[1])
+    elseif one.kind == 's' then
+      local epoch, n, reserved = numbers(group, one.at, 0, 0, 0)
+      if epoch == one.place then
+        put(changed, 's:n', n - one.amount)
+        put(changed, 's:r', reserved - one.amount)
+      end
+    else
+      local id, n = numbers(group, one.at, 0, 0)
+      if id == one.place then
+        put(changed, one.kind .. ':n', n - one.amount)
+      end
+    end
+  end
+  write(group, changed)
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', prefix .. 'due', ARGV[1])

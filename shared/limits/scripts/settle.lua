@@ -7,32 +7,47 @@ if not hold then
   return {}
 end
 local tokens, cost, ended = tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
-local counts = {}
-for _, part in ipairs(parts_of(hold)) do
-  local key, rule, place, amount = prefix .. part[1], part[2], part[3], part[4]
-  local kind = string.sub(rule, 1, 1)
-  if kind == 't' then
-    adjust_slot(key, rule, place, tokens - amount)
-  elseif kind == 'c' then
-    redis.call('ZREM', key .. ':calls', ARGV[1])
-  elseif kind == 's' then
-    local epoch = tonumber(redis.call('HGET', key, 'epoch') or 0)
-    if epoch > 0 then
-      local _, period = current(key, 's', month_of(ended))
-      local used = 0
-      if epoch == place then
-        redis.call('HINCRBY', key, 's:r', int(-amount))
-        used = redis.call('HINCRBY', key, 's:n', int(-amount))
-      end
-      if period == month_of(ended) then
-        used = redis.call('HINCRBY', key, 's:n', int(cost))
-      end
-      counts[#counts + 1] = {part[1], 's', period, used, part[5]}
-    end
-  elseif kind == 'd' or kind == 'm' then
-    local f = redis.call('HMGET', key, kind .. ':id', kind .. ':n')
-    counts[#counts + 1] = {part[1], kind, tonumber(f[1] or 0), tonumber(f[2] or 0), part[5]}
+local groups = groups_of(prefix, hold, function(group, one)
+  if one.kind == 't' then
+    one.at = want(group, one.rule .. ':n', one.rule .. ':' .. int(one.place))
+  elseif one.kind == 's' then
+    one.at = want(group, 'epoch', 's:id', 's:n', 's:r')
+  elseif one.kind == 'd' or one.kind == 'm' then
+    one.at = want(group, one.kind .. ':id', one.kind .. ':n')
   end
+end)
+local counts = {}
+for _, group in ipairs(groups) do
+  local changed = {}
+  for _, one in ipairs(group.rules) do
+    if one.kind == 't' then
+      adjust_slot(group, one, tokens - one.amount, changed)
+    elseif one.kind == 'c' then
+      redis.call('ZREM', group.key .. ':calls', ARGV[1])
+    elseif one.kind == 's' then
+      local epoch, id, n, reserved = numbers(group, one.at, 0, 0, 0, 0)
+      if epoch > 0 then
+        local month = month_of(ended)
+        if id < month then
+          id, n = month, reserved
+        end
+        if epoch == one.place then
+          n, reserved = n - one.amount, reserved - one.amount
+        end
+        if id == month then
+          n = n + cost
+        end
+        put(changed, 's:id', id)
+        put(changed, 's:n', n)
+        put(changed, 's:r', reserved)
+        counts[#counts + 1] = {group.subject, 's', id, n, one.limit}
+      end
+    elseif one.kind ~= 'r' then
+      local id, n = numbers(group, one.at, 0, 0)
+      counts[#counts + 1] = {group.subject, one.kind, id, n, one.limit}
+    end
+  end
+  write(group, changed)
 end
 redis.call('HDEL', KEYS[1], ARGV[1])
 redis.call('ZREM', prefix .. 'due', ARGV[1])

@@ -27,7 +27,7 @@ from shared.limits.reservations import (
     month_number,
     source,
 )
-from shared.limits.rules import ONLY_COUNTED, Rule
+from shared.limits.rules import ONLY_COUNTED, Rule, RuleSet
 from shared.queue.redis_link import RedisArg, RedisLink
 from tests.integration.queue.support import open_link
 
@@ -88,7 +88,7 @@ class Caller:
     ) -> Reserved | Refused | Unknown:
         job_id = JobId(job or f"job_{next(self._names)}")
         return await self.at.reserve(
-            ACME, job_id, rules, tokens=take, micro_usd=cost, lapse_ms=60_000, mode=mode
+            ACME, job_id, RuleSet(rules), tokens=take, micro_usd=cost, lapse_ms=60_000, mode=mode
         )
 
     async def passes(self, rules: list[Rule], **what: Any) -> bool:
@@ -101,7 +101,7 @@ class Caller:
 
     async def spent(self) -> tuple[int, int]:
         """Of the month's budget: used in all, and of that reserved."""
-        found = await self.at.counted(ACME, budget(0)[2:])
+        found = await self.at.counted(ACME, RuleSet(budget(0)[2:]))
         assert not isinstance(found, Unknown)
         return found[0].used, found[0].reserved
 
@@ -123,7 +123,12 @@ async def test_of_64_callers_at_once_exactly_as_many_pass_as_the_limit_says(redi
             passed = 0
             for turn in range(10):
                 answer = await processes[number % 4].reserve(
-                    ACME, JobId(f"job_{number}_{turn}"), rules, tokens=1, micro_usd=1, lapse_ms=60_000
+                    ACME,
+                    JobId(f"job_{number}_{turn}"),
+                    RuleSet(rules),
+                    tokens=1,
+                    micro_usd=1,
+                    lapse_ms=60_000,
                 )
                 passed += isinstance(answer, Reserved)
             return passed
@@ -131,7 +136,7 @@ async def test_of_64_callers_at_once_exactly_as_many_pass_as_the_limit_says(redi
         passed = await asyncio.gather(*map(call_ten_times, range(64)))
 
         assert sum(passed) == 100
-        counted = await processes[0].counted(ACME, rules)
+        counted = await processes[0].counted(ACME, RuleSet(rules))
         assert not isinstance(counted, Unknown)
         assert [one.used for one in counted] == [100, 100, 100, 100]
 
@@ -170,7 +175,7 @@ async def test_what_one_rule_refuses_counts_under_none(caller: Caller) -> None:
 
     assert not await caller.passes([wide, strict])
 
-    counted = await caller.at.counted(ACME, [wide])
+    counted = await caller.at.counted(ACME, RuleSet([wide]))
     assert not isinstance(counted, Unknown)
     assert counted[0].used == 1
 
@@ -197,7 +202,7 @@ async def test_calls_at_once_are_free_when_they_end_or_lapse(caller: Caller) -> 
     await caller.ask(rules, job="job_a")
     assert not await caller.passes(rules)
 
-    await caller.at.end_call(ACME, JobId("job_a"), rules)
+    await caller.at.end_calls([(ACME, KEY, JobId("job_a"))])
     assert await caller.passes(rules, job="job_b")
     await caller.settle("job_b")
     assert await caller.passes(rules, job="job_c")
@@ -302,9 +307,9 @@ async def test_the_same_job_again_is_granted_what_it_has(caller: Caller) -> None
     rules = [tokens(10)]
     assert await caller.passes(rules, take=10, job="job_a")
 
-    assert await caller.ask(rules, take=10, job="job_a") == Reserved()
+    assert await caller.ask(rules, take=10, job="job_a") == Reserved(before=True)
 
-    counted = await caller.at.counted(ACME, rules)
+    counted = await caller.at.counted(ACME, RuleSet(rules))
     assert not isinstance(counted, Unknown)
     assert counted[0].used == 10
 
