@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, auth, credentials, usage
+from api.account_v1 import alerts, audit, auth, credentials, usage
 from api.admin_v1 import dead_letters
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
@@ -218,6 +218,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         usage,
         credentials,
         alerts,
+        audit,
         generate_text,
         summarize,
         ai,
@@ -270,6 +271,7 @@ def _include_admin_routes(app: FastAPI) -> None:
     """All below /api/v1/admin."""
     app.include_router(dead_letters.router)
     app.include_router(usage.operators)
+    app.include_router(audit.operators)
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:

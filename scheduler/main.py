@@ -10,13 +10,16 @@ import arq
 import orjson
 from loguru import logger
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from scheduler.duties.alert_quotas import alert_quotas
 from scheduler.duties.forget_consumers import forget_consumers
 from scheduler.duties.promote_retries import promote_retries
+from scheduler.duties.remove_old import remove_old
 from scheduler.duties.settle_usage import settle_usage
 from shared.accounting.ledger import LedgerWriter
 from shared.accounting.quota_alerts import QuotaAlerts
+from shared.clock import SystemClock
 from shared.db.engine import create_engine, url_of
 from shared.egress.rules import EgressRules
 from shared.egress.transport import GuardedTransport
@@ -60,7 +63,7 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
                 duties.create_task(promote_retries(link, providers, queue), name="promote"),
                 duties.create_task(settle_usage(ledger), name="settle-usage"),
                 duties.create_task(alert_quotas(quota_alerts), name="alert-quotas"),
-                duties.create_task(_keep_cron(redis_url, settings, link, providers), name="cron"),
+                duties.create_task(_keep_cron(redis_url, settings, link, engine, providers), name="cron"),
             ]
             await stopped.wait()
             for task in running:
@@ -72,13 +75,20 @@ async def run_scheduler(settings: Settings, redis_url: str) -> None:
     logger.info("scheduler stopped")
 
 
-async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, providers: list[str]) -> None:
+async def _keep_cron(
+    redis_url: str, settings: Settings, link: RedisLink, engine: AsyncEngine, providers: list[str]
+) -> None:
     shards = settings.queue.shards
 
     async def housekeeping(ctx: dict[Any, Any], *_: Any, **__: Any) -> None:
         removed = await forget_consumers(link, providers, shards=shards)
         if removed:
             logger.info("consumers forgotten", count=removed)
+
+    async def retention(ctx: dict[Any, Any], *_: Any, **__: Any) -> None:
+        removed = await remove_old(engine, settings, clock=SystemClock())
+        if any(removed.values()):
+            logger.info("old rows removed", **removed)
 
     while True:
         pool = arq_pool(
@@ -89,7 +99,10 @@ async def _keep_cron(redis_url: str, settings: Settings, link: RedisLink, provid
             job_deserializer=orjson.loads,
         )
         worker = arq.Worker(
-            cron_jobs=[arq.cron(housekeeping, name=f"{TAG}housekeeping", second=0)],
+            cron_jobs=[
+                arq.cron(housekeeping, name=f"{TAG}housekeeping", second=0),
+                arq.cron(retention, name=f"{TAG}retention", minute={7, 37}, second=0, timeout=600),
+            ],
             redis_pool=pool,
             queue_name=_QUEUE,
             job_serializer=orjson.dumps,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
 import csv
 import io
 from datetime import UTC, date, datetime, time, timedelta
@@ -17,13 +15,14 @@ from api.admin_v1.guard import require_admin
 from api.checking import fault
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of
+from api.pages import cursor_of, place_of
 from api.unified_v1.schemas import ErrorAnswer
 from shared.clock import SystemClock
 from shared.db.repositories import usage_reports
 from shared.db.repositories.usage_reports import Grouping, Range, Totals, UsedJob
 from shared.domain.roles import Permission
 from shared.domain.usage import Outcome
-from shared.ids import JOB_ID, AccountId
+from shared.ids import AccountId
 from shared.money import MICRO_PER_USD
 
 router: Final = APIRouter(tags=["Account"])
@@ -237,13 +236,14 @@ async def _rows(
     cursor: str | None,
     form: str | None,
 ) -> Any:
-    after = None if cursor is None else _place_of(cursor)
+    after = place_of(cursor)
     async with within_reach("Usage"), via.engine.connect() as connection:
         found = await usage_reports.jobs(
             connection, account, asked.within, only=asked.only, after=after, limit=limit + 1
         )
     data = [_row(job) for job in found[:limit]]
-    following = _cursor_of(found[limit - 1]) if len(found) > limit else None
+    last = found[limit - 1] if len(found) > limit else None
+    following = None if last is None else cursor_of(last.created_at, last.job_id)
     if _wants_csv(request, form):
         response = _as_csv(UsageRow, data)
         if following is not None:
@@ -294,23 +294,6 @@ def _moment(name: str, text: str | None) -> datetime | None:
         return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
     except (ValueError, OverflowError):
         raise fault(name, "must be a date such as 2026-11-26, or a time as RFC 3339 has it") from None
-
-
-def _cursor_of(job: UsedJob) -> str:
-    place = f"{job.created_at.isoformat()}|{job.job_id}"
-    return base64.urlsafe_b64encode(place.encode()).decode()
-
-
-def _place_of(cursor: str) -> tuple[datetime, str]:
-    wrong = fault("cursor", "is none that was given out here")
-    try:
-        at, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode("ascii").partition("|")
-        moment = datetime.fromisoformat(at).astimezone(UTC)
-    except (ValueError, binascii.Error, OverflowError):
-        raise wrong from None
-    if not JOB_ID.match(job_id):
-        raise wrong
-    return moment, job_id
 
 
 def _wants_csv(request: Request, form: str | None) -> bool:

@@ -11,6 +11,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from api.admin_v1.guard import HOLDER
 from api.main import create_app
 from shared.auth import api_keys
 from shared.db.engine import create_engine
@@ -149,9 +150,9 @@ async def test_a_letter_is_redriven_once_and_every_act_is_a_line_in_the_log(api:
     assert lease.job.id == first["redriven_as"]
     acts = [line for line in lines.events() if line["event"].startswith("dead letter")]
     assert [(line["event"], line["by"], line["job_id"]) for line in acts] == [
-        ("dead letter redriven", "admin", job.id),
-        ("dead letter redriven", "admin", job.id),
-        ("dead letter purged", "admin", job.id),
+        ("dead letter redriven", HOLDER, job.id),
+        ("dead letter redriven", HOLDER, job.id),
+        ("dead letter purged", HOLDER, job.id),
     ]
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from sqlalchemy import func, select
+from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.repositories.insert import insert_new
@@ -197,3 +197,13 @@ def _values(settled: SettledJob, markup_percent: int) -> dict[str, object]:
         "billed_micro_usd": billed,
         "created_at": settled.settled_at,
     }
+
+
+async def remove_before(connection: AsyncConnection, before: datetime, *, limit: int) -> int:
+    """Jobs that settled earlier, with their calls; how many jobs went."""
+    old = select(usage.c.job_id).where(usage.c.created_at < before).order_by(usage.c.created_at).limit(limit)
+    ids = list(await connection.scalars(old))
+    if ids:
+        await connection.execute(delete(usage_attempt).where(usage_attempt.c.job_id.in_(ids)))
+        await connection.execute(delete(usage).where(usage.c.job_id.in_(ids)))
+    return len(ids)
