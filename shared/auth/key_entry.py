@@ -1,11 +1,15 @@
 """What Redis holds of a key: its principal, or the mark that it was revoked.
 
     (nothing) --> principal --> revoked --> (nothing, by TTL)
-        └───────────────────────^
+        │            ^  │          ^
+        │            │  v          │
+        │         unusable         │
+        └──────────────────────────┘
 
 A principal is never written over the mark. So a process that read the key's row before
 the revocation, and writes what it read after it, cannot bring the key back. Nor is one
-written over another that was read later, by the count of changes it carries.
+written over another that was read later, by the count of changes it carries. What may become
+usable again (its user is disabled, or left the account) is marked as unusable under such a count.
 """
 
 from __future__ import annotations
@@ -36,7 +40,7 @@ if held == ARGV[3] then return 0 end
 if held then
   local readable, entry = pcall(cjson.decode, held)
   local count = readable and type(entry) == 'table' and tonumber(entry.at) or 0
-  if count > tonumber(ARGV[4]) then return 1 end
+  if count > tonumber(ARGV[4]) then return entry.unusable and 0 or 1 end
 end
 redis.call('SET', KEYS[1], ARGV[1], 'EX', ARGV[2])
 return 1
@@ -93,20 +97,24 @@ class KeyEntries:
     async def store(self, digest: str, entry: KeyEntry, *, version: int) -> bool:
         """Keep an entry just read from the database, unless a later one is there.
 
-        False when the key was revoked meanwhile.
+        False when the key was revoked meanwhile, or became unusable.
         """
-        return bool(await self._link.execute("EVAL", *self._storing(digest, entry, version)))
+        return bool(
+            await self._link.execute("EVAL", *self._storing(digest, _encode(entry, version), version))
+        )
 
     async def store_all(self, entries: Mapping[str, KeyEntry], *, version: int) -> None:
         """The same for several, by digest."""
         storing = (self.store(digest, entry, version=version) for digest, entry in entries.items())
         await asyncio.gather(*storing)
 
-    def _storing(
-        self, digest: str, entry: KeyEntry, version: int
-    ) -> tuple[str, int, str, str, str, str, str]:
+    async def mark_unusable(self, digest: str, *, version: int) -> None:
+        """Until an entry is stored that was read under a later count. Whoever finds it asks the database."""
+        mark = orjson.dumps({"at": version, "unusable": True}).decode()
+        await self._link.execute("EVAL", *self._storing(digest, mark, version))
+
+    def _storing(self, digest: str, encoded: str, version: int) -> tuple[str, int, str, str, str, str, str]:
         key, ttl = keyspace.api_key(digest), str(self._ttl_seconds)
-        encoded = _encode(entry, version)
         return _STORE, 1, key, encoded, ttl, _REVOKED.decode(), str(version)
 
     async def extend(self, digest: str) -> None:

@@ -10,9 +10,11 @@ import pytest
 from sqlalchemy import select
 
 from shared.auth.announcement import announce
+from shared.auth.key_entry import KeyEntries, KeyEntry
 from shared.auth.session_end import end, end_all
 from shared.auth.sessions import Client, Session
 from shared.db.repositories import accounts, memberships, users
+from shared.db.repositories.principals import of_member, session_digest
 from shared.db.repositories.users import EmailTaken
 from shared.db.tables import audit_event, refresh_token, user
 from shared.domain.allowance import Limits, Scope, Tier
@@ -244,6 +246,37 @@ async def test_of_an_account_that_a_user_left_no_token_is_good(stores: Stores, a
         await stores.a_process().resolve(ada.access_token)
     with pytest.raises(AuthenticationFailed):
         await stores.sessions().refresh(ada.refresh_token, LAPTOP)
+
+
+async def test_who_was_read_as_a_member_before_it_left_is_not_kept_as_one_after(
+    stores: Stores, ada: Session
+) -> None:
+    digest = session_digest(ada.user.id, ada.account)
+    entries = KeyEntries(stores.link, ttl_seconds=SETTINGS.redis_cache_seconds)
+    _, version = await entries.read(digest)
+    async with stores.database.connect() as connection:
+        read_before = await of_member(connection, ada.user.id, ada.account)
+    assert read_before is not None
+    async with stores.database.begin() as connection:
+        await memberships.remove(connection, ada.account, ada.user.id)
+    await announce(
+        stores.database,
+        stores.link,
+        ada.account,
+        clock=stores.clock,
+        settings=SETTINGS,
+        left=[ada.user.id],
+    )
+
+    kept = await entries.store(digest, KeyEntry.of(read_before), version=version)
+
+    assert not kept
+    with pytest.raises(AuthenticationFailed):
+        await principal_of(stores, ada)
+    async with stores.database.begin() as connection:
+        await memberships.add(connection, ada.account, ada.user.id, Role.VIEWER, at=stores.clock.now())
+    await announce(stores.database, stores.link, ada.account, clock=stores.clock, settings=SETTINGS)
+    assert (await principal_of(stores, ada)).role is Role.VIEWER
 
 
 async def test_sessions_outlive_redis_as_keys_do(private_redis: RedisServer, sqlite_url: str) -> None:
