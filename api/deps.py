@@ -12,7 +12,9 @@ from starlette.types import Scope
 from api.admission import Admission
 from api.login_limits import LoginLimits
 from api.replies import Replies
+from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
+from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
 from shared.crypto import Sealer
 from shared.domain.conditions import ProviderCondition
@@ -48,6 +50,8 @@ class Broker:
     model_lists: ModelLists
     router: Router
     keys: KeyLookup
+    issuer: KeyIssuer
+    passwords: Passwords
     engine: AsyncEngine
     admission: Admission
     login_limits: LoginLimits

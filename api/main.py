@@ -19,8 +19,8 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, audit, auth, credentials, usage
-from api.admin_v1 import dead_letters
+from api.account_v1 import alerts, api_keys, audit, auth, credentials, members, usage
+from api.admin_v1 import accounts, dead_letters, users
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
 from api.anthropic_v1 import messages
@@ -41,6 +41,7 @@ from api.unified_v1 import models as unified_models
 from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.access_tokens import access_tokens
+from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
@@ -152,6 +153,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
                 rng=Random(),  # noqa: S311 - shares of load, no secret
             ),
             keys=keys,
+            issuer=KeyIssuer(pepper),
+            passwords=passwords,
             engine=engine,
             admission=admission,
             login_limits=LoginLimits(reservations, settings.limits),
@@ -215,6 +218,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         preferences,
         quota,
         auth,
+        api_keys,
+        members,
         usage,
         credentials,
         alerts,
@@ -269,9 +274,8 @@ def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:
 
 def _include_admin_routes(app: FastAPI) -> None:
     """All below /api/v1/admin."""
-    app.include_router(dead_letters.router)
-    app.include_router(usage.operators)
-    app.include_router(audit.operators)
+    for router in (dead_letters.router, usage.operators, audit.operators, accounts.router, users.router):
+        app.include_router(router)
 
 
 def _measure(scope: Scope, status: int, seconds: float) -> None:

@@ -40,6 +40,11 @@ async def revoke(
     Raises NotFound, or RevocationNotAnnounced.
     """
     digest = await revoke_row(database, key_id, clock=clock, account=account)
+    await announce_revoked(link, key_id, digest, settings=settings)
+
+
+async def announce_revoked(link: RedisLink, key_id: ApiKeyId, digest: str, *, settings: AuthSettings) -> None:
+    """Call it once the row is committed. Raises RevocationNotAnnounced."""
     try:
         # The mark before the counter and the message: whoever hears of them asks Redis anew,
         # and must find it.

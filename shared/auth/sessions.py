@@ -23,14 +23,13 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.auth.access_tokens import AccessTokens, Claims
 from shared.auth.passwords import Passwords
+from shared.auth.people import create_user
 from shared.clock import Clock, SystemClock
-from shared.db.repositories import accounts, audit, memberships, refresh_tokens, users
+from shared.db.repositories import audit, memberships, refresh_tokens, users
 from shared.db.repositories.refresh_tokens import RefreshTokenRecord
 from shared.db.repositories.users import UserRecord
-from shared.domain.allowance import NO_LIMITS, Tier
-from shared.domain.roles import Role
 from shared.errors import AuthenticationFailed, InvalidRequest
-from shared.ids import AccountId, UserId, new_account_id, new_user_id
+from shared.ids import AccountId, UserId
 from shared.settings import AccountSettings
 
 _REFRESH: Final = re.compile(r"rt_[0-9a-f]{64}\Z")
@@ -96,13 +95,8 @@ class Sessions:
         normal = normal_email(email)
         hashed = await self._passwords.hash(password)
         now = self._clock.now()
-        record = UserRecord(new_user_id(), normal, name, now, hashed)
-        account = new_account_id()
         async with self._database.begin() as connection:
-            await users.create(connection, record)
-            await accounts.ensure(connection, account, name=name, at=now)
-            await accounts.set_allowance(connection, account, tier=Tier.STANDARD, limits=NO_LIMITS)
-            await memberships.add(connection, account, record.id, Role.ADMIN, at=now)
+            record, account = await create_user(connection, normal, name, hashed, now=now)
             await self._audit(connection, client, account, record.id, "user.registered", record.id)
             return await self._begin(connection, record, account, now)
 

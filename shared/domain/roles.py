@@ -64,3 +64,8 @@ PERMISSIONS: Final[Mapping[Role, frozenset[Permission]]] = {
     Role.VIEWER: _VIEWER,
     Role.SERVICE: _SERVICE,
 }
+
+
+def lower(one: Role, other: Role) -> Role:
+    """The one that may do less. Roles are nested, so there is one."""
+    return one if PERMISSIONS[one] <= PERMISSIONS[other] else other

@@ -56,6 +56,19 @@ async def find_by_digest(connection: AsyncConnection, digest: str) -> ApiKeyReco
     return None if found is None else _record(found)
 
 
+async def find(connection: AsyncConnection, key_id: ApiKeyId, *, account: AccountId) -> ApiKeyRecord | None:
+    """Revoked and expired keys too."""
+    its = (api_key.c.id == key_id) & (api_key.c.account_id == account)
+    found = (await connection.execute(select(api_key).where(its))).one_or_none()
+    return None if found is None else _record(found)
+
+
+async def find_for_operator(connection: AsyncConnection, key_id: ApiKeyId) -> ApiKeyRecord | None:
+    """`find()` over all accounts, for the command line; never behind a route."""
+    found = (await connection.execute(select(api_key).where(api_key.c.id == key_id))).one_or_none()
+    return None if found is None else _record(found)
+
+
 async def list_of(connection: AsyncConnection, account: AccountId) -> list[ApiKeyRecord]:
     """An account's keys, newest first, revoked ones included."""
     rows = await connection.execute(
@@ -64,6 +77,51 @@ async def list_of(connection: AsyncConnection, account: AccountId) -> list[ApiKe
         .order_by(api_key.c.created_at.desc(), api_key.c.id)
     )
     return [_record(row) for row in rows]
+
+
+async def page_of(
+    connection: AsyncConnection,
+    account: AccountId,
+    *,
+    user_id: UserId | None,
+    revoked: bool,
+    after: str = "",
+    limit: int = 100,
+) -> list[ApiKeyRecord]:
+    """By id. `user_id`: of this member alone. `revoked`: those as well."""
+    page = select(api_key).where(api_key.c.account_id == account, api_key.c.id > after)
+    if user_id is not None:
+        page = page.where(api_key.c.user_id == user_id)
+    if not revoked:
+        page = page.where(api_key.c.revoked_at.is_(None))
+    rows = await connection.execute(page.order_by(api_key.c.id).limit(limit))
+    return [_record(row) for row in rows]
+
+
+async def count_usable(
+    connection: AsyncConnection, account: AccountId, user_id: UserId | None, now: datetime
+) -> int:
+    """Of the member, or of the account itself."""
+    its = api_key.c.user_id.is_(None) if user_id is None else api_key.c.user_id == user_id
+    counted = select(func.count()).where(
+        api_key.c.account_id == account,
+        its,
+        api_key.c.revoked_at.is_(None),
+        api_key.c.expires_at.is_(None) | (api_key.c.expires_at > now),
+    )
+    return await connection.scalar(counted) or 0
+
+
+async def is_rotated(connection: AsyncConnection, key_id: ApiKeyId) -> bool:
+    """Whether another key took its place."""
+    successor = select(api_key.c.id).where(api_key.c.rotated_from == key_id).limit(1)
+    return await connection.scalar(successor) is not None
+
+
+async def expire(connection: AsyncConnection, key_id: ApiKeyId, *, at: datetime) -> None:
+    """No later than it would have anyway."""
+    later = api_key.c.expires_at.is_(None) | (api_key.c.expires_at > at)
+    await connection.execute(update(api_key).where(api_key.c.id == key_id, later).values(expires_at=at))
 
 
 async def list_for_operator(connection: AsyncConnection) -> list[ApiKeyRecord]:

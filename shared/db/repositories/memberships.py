@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, delete, select, update
+from sqlalchemy import Row, delete, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.repositories.insert import insert_new
 from shared.db.tables import membership, user
 from shared.domain.allowance import NO_LIMITS, Limits
 from shared.domain.roles import Role
+from shared.errors import Conflict
 from shared.ids import AccountId, UserId
+
+
+class LastAdmin(Conflict):
+    code = "last_admin"
+
+    def __init__(self) -> None:
+        super().__init__("The account would be left without an admin. Make somebody else one first.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +66,21 @@ async def accounts_of(connection: AsyncConnection, user_id: UserId) -> list[Acco
     return [AccountId(row.account_id) for row in rows]
 
 
+async def accounts_of_all(
+    connection: AsyncConnection, user_ids: Sequence[UserId]
+) -> dict[UserId, list[AccountId]]:
+    """The same for several."""
+    rows = await connection.execute(
+        select(membership.c.user_id, membership.c.account_id)
+        .where(membership.c.user_id.in_(user_ids))
+        .order_by(membership.c.created_at, membership.c.account_id)
+    )
+    found: dict[UserId, list[AccountId]] = {}
+    for row in rows:
+        found.setdefault(UserId(row.user_id), []).append(AccountId(row.account_id))
+    return found
+
+
 async def find(connection: AsyncConnection, account: AccountId, user_id: UserId) -> Member | None:
     found = (await connection.execute(_members(account).where(membership.c.user_id == user_id))).one_or_none()
     return None if found is None else _member(found)
@@ -65,6 +89,11 @@ async def find(connection: AsyncConnection, account: AccountId, user_id: UserId)
 async def list_of(connection: AsyncConnection, account: AccountId) -> list[Member]:
     rows = await connection.execute(_members(account).order_by(membership.c.created_at, membership.c.user_id))
     return [_member(row) for row in rows]
+
+
+async def count(connection: AsyncConnection, account: AccountId) -> int:
+    counted = select(func.count()).where(membership.c.account_id == account)
+    return await connection.scalar(counted) or 0
 
 
 async def change(
@@ -85,6 +114,22 @@ async def change(
     if not fields:
         return await find(connection, account, user_id) is not None
     return (await connection.execute(update(membership).where(its).values(fields))).rowcount == 1
+
+
+async def require_an_admin(connection: AsyncConnection, account: AccountId) -> None:
+    """Asked after a change, in its transaction, which holds the account. Raises LastAdmin."""
+    found = await connection.scalar(
+        select(membership.c.user_id)
+        .join(user, user.c.id == membership.c.user_id)
+        .where(
+            membership.c.account_id == account,
+            membership.c.role == Role.ADMIN.value,
+            user.c.disabled_at.is_(None),
+        )
+        .limit(1)
+    )
+    if found is None:
+        raise LastAdmin
 
 
 async def remove(connection: AsyncConnection, account: AccountId, user_id: UserId) -> bool:

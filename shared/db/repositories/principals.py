@@ -22,7 +22,7 @@ from shared.db.tables import account, api_key, membership, provider_credential, 
 from shared.domain.allowance import Allowance, Limits, Scope, Tier
 from shared.domain.job import Lane
 from shared.domain.principal import Preference, Principal
-from shared.domain.roles import PERMISSIONS, Permission, Role
+from shared.domain.roles import Permission, Role, lower
 from shared.ids import AccountId, ApiKeyId, CredentialId, UserId
 
 _Shared = tuple[Preference | None, tuple[tuple[str, CredentialId], ...]]
@@ -157,7 +157,8 @@ async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now:
             user=None if row["user_id"] is None else UserId(row["user_id"]),
             role=role,
             scopes=None if row["scopes"] is None else known_permissions(row["scopes"]),
-            is_operator=bool(row["is_operator"]),
+            # A key for a program should not run the broker only because its owner does.
+            is_operator=bool(row["is_operator"]) and Permission.OPERATE.value in (row["scopes"] or ()),
             models=_names(row["models"]),
             providers=_names(row["providers"]),
             allowances=allowances_of(
@@ -167,11 +168,6 @@ async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now:
         )
         holders.append(Holder(row["digest"], principal, row["expires_at"], usable))
     return holders
-
-
-def lower(one: Role, other: Role) -> Role:
-    """The one that may do less. Roles are nested, so there is one."""
-    return one if PERMISSIONS[one] <= PERMISSIONS[other] else other
 
 
 def known_permissions(words: Iterable[str]) -> frozenset[Permission]:
