@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, api_keys, audit, auth, credentials, members, usage
+from api.account_v1 import alerts, api_keys, audit, auth, members, usage
 from api.admin_v1 import accounts, dead_letters, users
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
@@ -45,7 +45,6 @@ from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
-from shared.crypto import Opener, Sealer
 from shared.db.engine import create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
@@ -71,16 +70,6 @@ from shared.routing.router import Router
 from shared.routing.watch import LOOK_SECONDS as ROUTES_LOOK_SECONDS
 from shared.routing.watch import RoutingWatch
 from shared.settings import Settings
-
-
-def sealer_of(settings: Settings) -> Sealer | None:
-    """The public half of the master key. Where only the whole is set, it is made of that."""
-    if settings.master_public_key is not None:
-        return Sealer.from_text(settings.master_public_key)
-    if settings.master_key is not None:
-        return Opener.from_text(settings.master_key.get_secret_value()).sealer
-    return None
-
 
 _KEY_VERSION_SECONDS: Final = 2.0
 OPEN_PATHS: Final = frozenset(
@@ -159,7 +148,6 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             admission=admission,
             login_limits=LoginLimits(reservations, settings.limits),
             sessions=sessions,
-            sealer=sealer_of(settings),
         )
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
@@ -221,7 +209,6 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         api_keys,
         members,
         usage,
-        credentials,
         alerts,
         audit,
         generate_text,

@@ -109,9 +109,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         stream=call.stream,
     )
     via.memory.require_room()
-    if not principal.credentials:
-        # What is known is of the broker's own accounts.
-        require_usable(call.plan, via.conditions, budget_ms=budget)
+    require_usable(call.plan, via.conditions, budget_ms=budget)
     lane = lane_of(headers, call.document, principal)
     # Of what the caller asked, so before anything of it is rewritten for the provider.
     fingerprint = "" if key is None else fingerprint_of(call.sent or call.document, call.asked)
@@ -174,18 +172,12 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
 
 
 def for_principal(call: Submission, principal: Principal) -> Submission:
-    """Only what the caller may use of the plan, with its account's own credentials. Raises ModelNotFound."""
+    """Only what the caller may use of the plan. Raises ModelNotFound."""
     plan = call.plan
     if principal.models is not None or principal.providers is not None:
         plan = tuple(target for target in plan if principal.may_use(target.provider, target.model))
         if not plan:
             raise ModelNotFound("This credential may not use this model.", param="model")
-    if principal.credentials:
-        own = dict(principal.credentials)
-        plan = tuple(
-            replace(target, credential=own[target.provider]) if target.provider in own else target
-            for target in plan
-        )
     return call if plan is call.plan else replace(call, plan=plan)
 
 

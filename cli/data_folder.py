@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -34,15 +33,11 @@ def lock(folder: Path) -> int | None:
     return held
 
 
-def _token() -> str:
-    return secrets.token_urlsafe(48)
-
-
-def kept_secret(path: Path, *, make: Callable[[], str] = _token) -> str:
+def kept_secret(path: Path) -> str:
     """Made once, readable by its owner alone."""
     kept = path.read_text(encoding="ascii").strip() if path.exists() else ""
     if not kept:
-        kept = make()
+        kept = secrets.token_urlsafe(48)
         write_private(path, kept)
     return kept
 

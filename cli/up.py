@@ -29,7 +29,6 @@ from cli import data_folder
 from cli.configuration import PEPPER_FILE
 from cli.embedded_redis import NO_REDIS, find_redis_server, server_command
 from cli.keys import ensure_key
-from shared.crypto import Opener, new_master_key
 from shared.db import migrate
 from shared.db.engine import url_of
 from shared.providers.configured_secrets import configured_secrets
@@ -163,18 +162,12 @@ async def run(settings: Settings) -> int:
         key = await ensure_key(database_url, pepper, folder / "api-key")
         headrace = [sys.executable, "-m", "cli"]
         drain = settings.worker.drain_seconds
-        master_key, public_key = _master_key(settings, folder)
-        private = {**environment, "HEADRACE_MASTER_KEY": master_key}
-        public = {
-            **{name: value for name, value in environment.items() if "MASTER_KEY" not in name},
-            "HEADRACE_MASTER_PUBLIC_KEY": public_key,
-        }
-        for name, seconds, own in (
-            ("scheduler", 10.0, public),
-            ("worker", drain + 5, private),
-            ("api", settings.api.drain_seconds + 5, public),
+        for name, seconds in (
+            ("scheduler", 10.0),
+            ("worker", drain + 5),
+            ("api", settings.api.drain_seconds + 5),
         ):
-            await supervisor.start(Child(name, [*headrace, name], own, seconds))
+            await supervisor.start(Child(name, [*headrace, name], environment, seconds))
         if not await _until_ready(settings, stopped):
             typer.echo("The api did not become ready; its log says why.", err=True)
             return os.EX_UNAVAILABLE
@@ -186,15 +179,6 @@ async def run(settings: Settings) -> int:
         await supervisor.stop()
         data_folder.withdraw_redis(folder)
         os.close(held)
-
-
-def _master_key(settings: Settings, folder: Path) -> tuple[str, str]:
-    """Both halves; made once in the data folder where none is set. The api is given the public one alone."""
-    if settings.master_key is not None:
-        master_key = settings.master_key.get_secret_value()
-    else:
-        master_key = data_folder.kept_secret(folder / "master-key", make=new_master_key)
-    return master_key, Opener.from_text(master_key).sealer.text
 
 
 def _die_with_parent(parent: int) -> None:

@@ -128,10 +128,9 @@ async def call_provider(
     stream = job.stream and profile.streams
     call = Call(job.body, target, profile, stream, job.include_usage, job.id)
     request = codec.encode(call)
-    session, brought = transport.session_for(profile, target.credential, auth_headers)
+    session = transport.session(profile, target.credential, {**profile.headers, **auth_headers})
     headers = {
         **request.headers,
-        **brought,
         "x-request-id": job.request_id,
         "x-headrace-job-id": job.id,
         "x-headrace-attempt": str(attempt),
@@ -156,7 +155,7 @@ async def call_provider(
                 faultpoints.hit("W4")
                 progress.headers = response.headers
                 if response.status == 202 and profile.pending is not None and not stream:
-                    body = await _await_pending(response, session, profile, job.kind, settings, brought)
+                    body = await _await_pending(response, session, profile, job.kind, settings)
                     return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
                     body = await read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
@@ -220,11 +219,8 @@ async def _await_pending(
     profile: ProviderProfile,
     kind: JobKind,
     settings: ProviderSettings,
-    brought: Mapping[str, str],
 ) -> bytes:
     """The answer of a call that the provider took on with 202, asked after until it is there.
-
-    `brought`: what authenticates, where the session does not.
 
     The caller's clock ends it. A path that is none, or an error on the way, is the call's.
     """
@@ -239,7 +235,7 @@ async def _await_pending(
             )
         await asyncio.sleep(pause)
         pause = min(pause * 2, _MAX_PENDING_PAUSE_SECONDS)
-        async with session.get(profile.url(path, kind), headers=brought, allow_redirects=False) as later:
+        async with session.get(profile.url(path, kind), allow_redirects=False) as later:
             if later.status == 200:
                 return await read_capped(later, settings.max_answer_bytes, profile)
             if later.status != 202:

@@ -21,7 +21,6 @@ from redis.exceptions import RedisError
 from shared import keyspace
 from shared.clock import Clock, SystemClock
 from shared.domain.conditions import BreakerState
-from shared.domain.job import DEFAULT_CREDENTIAL
 from shared.queue import news
 from shared.queue.news import BreakerNews, News, PauseNews
 from shared.queue.redis_link import RedisLink
@@ -69,11 +68,8 @@ class Fleet:
         self._news = asyncio.Event()
 
     def breaker_state(self, provider: str) -> tuple[BreakerState, float]:
-        """The worst of the broker's own breakers for this provider here, and seconds until it half-opens.
-
-        Those of accounts' own credentials say nothing to others.
-        """
-        breakers = [one for one in self.breakers.of(provider) if one.key.credential == DEFAULT_CREDENTIAL]
+        """The worst of this provider's breakers here, and seconds until it half-opens."""
+        breakers = self.breakers.of(provider)
         worst = max(breakers, key=lambda one: (_RANK[one.state], one.open_seconds), default=None)
         return (BreakerState.CLOSED, 0.0) if worst is None else (worst.state, worst.open_seconds)
 

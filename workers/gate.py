@@ -35,7 +35,7 @@ from redis.exceptions import RedisError
 
 from shared.clock import Clock, SystemClock
 from shared.domain.conditions import BreakerState
-from shared.domain.job import DEFAULT_CREDENTIAL, Job, JobKind, Lane, Target
+from shared.domain.job import Job, JobKind, Lane, Target
 from shared.domain.usage import Usage
 from shared.errors import BrokerError, ProviderError, ProviderRateLimited, ProviderTimeout
 from shared.limits.permits import Amounts, NoPermit, Permit, Permits
@@ -170,8 +170,7 @@ class Gate:
         if not admission.allowed:
             return self._wait(admission.refused_seconds, WaitReason.OPEN)
         go = Go(target, breaker, admission, self.pacing.started(*account), remaining_seconds)
-        # What is configured is of the broker's own account there.
-        limited = target.credential == DEFAULT_CREDENTIAL and self._permits.limited(target.provider)
+        limited = self._permits.limited(target.provider)
         if not admission.is_probe and not limited:
             return go
         try:
@@ -224,10 +223,6 @@ class Gate:
     def condition(self, provider: str) -> tuple[BreakerState, float, float]:
         """Its breaker, seconds until that half-opens, and seconds of its pause, as this process knows."""
         return *self.fleet.breaker_state(provider), self.fleet.pauses.remaining(provider, "default")
-
-    def paused(self, target: Target) -> float:
-        """Seconds for which nothing is sent on the account of `target`."""
-        return self.fleet.pauses.remaining(target.provider, target.credential)
 
     def on_message(self, payload: bytes) -> None:
         """From the worker's subscription to keyspace.CONDITIONS_CHANNEL."""

@@ -28,7 +28,6 @@ from shared.queue.subscription import Subscription
 from shared.settings import QueueSettings, Settings
 from workers.gate import Gate
 from workers.in_flight import InFlight, StopReason
-from workers.own_credentials import OwnCredentials
 from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
 from workers.sharded_worker import ShardedStreamWorker
@@ -68,12 +67,11 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         in_flight=in_flight,
         gate=gate,
         rng=random.Random(),  # noqa: S311 - jitter
-        own_credentials=OwnCredentials.from_settings(settings),
     )
     subscription = Subscription(
         redis_url,
-        [keyspace.worker_channel(consumer.name), keyspace.CONDITIONS_CHANNEL, keyspace.REVOKED_CHANNEL],
-        on_message=partial(_heard, context),
+        [keyspace.worker_channel(consumer.name), keyspace.CONDITIONS_CHANNEL],
+        on_message=partial(_heard, gate, in_flight),
     )
     duties: list[asyncio.Task[None]] = []
 
@@ -102,7 +100,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except (RedisError, TimeoutError) as exc:
             logger.warning("consumer not removed", error=type(exc).__name__)
         await subscription.close()
-        await context.aclose()
+        await context.transport.close()
         await link.close()
         await read_link.close()
 
@@ -137,13 +135,11 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     logger.info("worker stopped", consumer=consumer.name)
 
 
-def _heard(context: WorkerContext, channel: bytes, payload: bytes) -> None:
+def _heard(gate: Gate, in_flight: InFlight, channel: bytes, payload: bytes) -> None:
     if channel == keyspace.CONDITIONS_CHANNEL.encode():
-        context.gate.on_message(payload)
-    elif channel == keyspace.REVOKED_CHANNEL.encode():
-        context.forget_credentials()
+        gate.on_message(payload)
     else:
-        context.in_flight.stop(JobId(payload.decode()), StopReason.CANCELLED)
+        in_flight.stop(JobId(payload.decode()), StopReason.CANCELLED)
 
 
 def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:

@@ -12,13 +12,12 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from shared import faultpoints
-from shared.domain.job import DEFAULT_CREDENTIAL, Job, JobState, Target, UnknownEnvelope
+from shared.domain.job import JobState, UnknownEnvelope
 from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.errors import (
     AllProvidersFailed,
     BrokerError,
     DeadlineExceeded,
-    ProviderCredentialRefused,
     ProviderError,
     ProviderRateLimited,
     ProviderRejected,
@@ -35,7 +34,6 @@ from workers.attempts import Move, Retry, Step, next_step
 from workers.call_provider import CallProgress, call_provider
 from workers.gate import Gate, Wait, WaitReason
 from workers.in_flight import Flight, InFlight, StopReason
-from workers.own_credentials import OwnCredentials
 from workers.told_limits import ToldLimits
 from workers.transport import Transport
 
@@ -63,27 +61,6 @@ class WorkerContext:
     rng: Random
     limits: ToldLimits = field(default_factory=ToldLimits)
     one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
-    own_credentials: OwnCredentials | None = None
-    """Of the accounts whose jobs it runs."""
-
-    async def credentials_of(self, job: Job, target: Target, profile: ProviderProfile) -> Credentials:
-        """Raises ProviderCredentialRefused, or ProviderUnavailable while nobody can tell."""
-        if target.credential == DEFAULT_CREDENTIAL:
-            return self.credentials
-        if self.own_credentials is None:
-            raise ProviderCredentialRefused(
-                f"This worker has no key of {profile.name} but the broker's.", provider=profile.id
-            )
-        return await self.own_credentials.of(job, target, profile)
-
-    def forget_credentials(self) -> None:
-        if self.own_credentials is not None:
-            self.own_credentials.forget()
-
-    async def aclose(self) -> None:
-        await self.transport.close()
-        if self.own_credentials is not None:
-            await self.own_credentials.aclose()
 
 
 async def run_job(ctx: WorkerContext, delivery: Delivery) -> None:
@@ -165,30 +142,29 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         await _not_now(ctx, lease, progress, go)
         return
     try:
-        credentials = await ctx.credentials_of(job, target, profile)
         completed = await call_provider(
             job,
             target,
             profile,
-            credentials.headers(target, profile),
+            ctx.credentials.headers(target, profile),
             attempt=lease.attempts + 1,
             remaining_seconds=lease.remaining_ms / 1000,
             transport=ctx.transport,
             settings=ctx.settings.provider,
             progress=progress,
             emit=emit,
-            sign=credentials.signing(target, profile),
+            sign=ctx.credentials.signing(target, profile),
         )
     except BaseException as error:
         ctx.gate.leave(go, error=error, headers=progress.headers, usage=progress.usage)
         if not isinstance(error, BrokerError):
             raise
-        _note_limits(ctx, target, progress)
+        ctx.limits.note(target.provider, progress.headers)
         error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
     ctx.gate.leave(go, headers=progress.headers, usage=progress.usage)
-    _note_limits(ctx, target, progress)
+    ctx.limits.note(target.provider, progress.headers)
     faultpoints.hit("W6")
     settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
     await ctx.consumer.finish(
@@ -203,19 +179,13 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
     faultpoints.hit("W8")
 
 
-def _note_limits(ctx: WorkerContext, target: Target, progress: CallProgress) -> None:
-    """Of the broker's own account: what is told there is shown to everybody."""
-    if target.credential == DEFAULT_CREDENTIAL:
-        ctx.limits.note(target.provider, progress.headers)
-
-
 async def _provider_failed(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError
 ) -> None:
     step = next_step(error, lease, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng)
     if isinstance(step, Retry) and not step.counts:
         # Its own refusal has paused the account by now: for all of it the next call would wait anyway.
-        paused = ctx.gate.paused(lease.job.target)
+        _, _, paused = ctx.gate.condition(lease.job.target.provider)
         step = replace(step, delay_seconds=max(step.delay_seconds, paused))
     if isinstance(step, Retry):
         faultpoints.hit("W9")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from shared.domain.job import DEFAULT_CREDENTIAL
 from shared.providers.profile import ProviderProfile
 from shared.settings import ProviderSettings
 
@@ -19,18 +18,6 @@ class Transport:
     def __init__(self, settings: ProviderSettings) -> None:
         self._settings = settings
         self._sessions: dict[tuple[str, str, str], aiohttp.ClientSession] = {}
-
-    def session_for(
-        self, profile: ProviderProfile, credential: str, auth_headers: Mapping[str, str]
-    ) -> tuple[aiohttp.ClientSession, Mapping[str, str]]:
-        """The session of a call, and the headers that it has to bring along itself.
-
-        The broker's own credential is fixed in a session. Those of accounts come and go, so they share
-        one, which knows none of them.
-        """
-        if credential == DEFAULT_CREDENTIAL:
-            return self.session(profile, credential, {**profile.headers, **auth_headers}), {}
-        return self.session(profile, "own", profile.headers), auth_headers
 
     def session(
         self, profile: ProviderProfile, credential: str, headers: Mapping[str, str]
