@@ -40,14 +40,14 @@ _SECRET_NAME: Final = re.compile(
 )
 _CALLERS_TEXT: Final = frozenset({"prompt", "completion", "messages", "content", "body", "input", "output"})
 _SECRETS: Final = re.compile(
-    rb"(?P<key>\b(?:sk-|gw_live_|gw_test_|hf_|xai-|pplx-|nvapi-|AIza)[A-Za-z0-9_-]{4,})"
+    rb"(?P<key>\b(?:sk-|gw_live_|gw_test_|hf_|xai-|pplx-|nvapi-|AIza|hrmaster_)[A-Za-z0-9_-]{4,})"
     rb"|(?P<bearer>\b[Bb]earer +)[A-Za-z0-9._~+/=-]+"
     rb"|(?P<jwt>\beyJ[A-Za-z0-9_-]{4,}\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*)"
     rb"|(?P<url>\b[a-z][a-z0-9+.]{1,20}://[^\s:/@\"\\]*:)[^\s@\"\\]+(?=@)"
     rb"|(?P<query>[?&](?:key|api_key|token|access_token)=)[^\s&\"\\]+"
 )
 _HINTS: Final = (
-    *(b"sk-", b"gw_", b"hf_", b"xai-", b"pplx-", b"nvapi-", b"AIza"),
+    *(b"sk-", b"gw_", b"hf_", b"xai-", b"pplx-", b"nvapi-", b"AIza", b"hrmaster_"),
     *(b"earer ", b"eyJ", b"://", b"key=", b"token="),
 )
 """One of these stands in whatever _SECRETS finds; looking for them costs a twentieth."""

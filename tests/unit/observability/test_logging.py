@@ -78,6 +78,7 @@ def test_control_characters_never_reach_the_stream(lines: LogLines) -> None:
         "sk-proj-abcdefghijklmnop",
         "gw_live_0123456789abcdef",
         "AIzaSyA0123456789",
+        "hrmaster_0123456789abcdef",
         "hf_abcdefghijk",
         "Bearer abc.def-ghi",
         "bearer  abc",
