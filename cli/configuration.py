@@ -13,6 +13,7 @@ from pydantic_settings import SettingsError
 from cli import production
 from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
+from shared.crypto import MasterKeyInvalid, Opener, Sealer
 from shared.db.engine import UnusableDatabaseUrl, async_url, url_of
 from shared.egress.rules import EgressFailed, EgressRules, check_url
 from shared.providers.catalogue import Catalogue
@@ -26,6 +27,8 @@ from shared.settings import Settings, environment_variable, load_settings
 
 PEPPER_FILE: Final = "key-pepper"
 """Where `headrace up` keeps the pepper it made, in the data folder."""
+MASTER_KEY_FILE: Final = "master-key"
+"""The same of the master key's private half."""
 
 
 def fail(message: str, code: int = os.EX_CONFIG) -> NoReturn:
@@ -62,6 +65,7 @@ def check_or_exit(settings: Settings, *, checks_keys: bool = False) -> None:
         fail(f"HEADRACE_CATALOGUE_FILE: {' '.join(str(invalid).split())}")
     except ValueError as invalid:
         fail(" ".join(str(invalid).split()))
+    _check_master_keys(settings)
     _check_issuers_or_exit(settings)
     if settings.environment == "production":
         refused = production.complaint(settings, registry, checks_keys=checks_keys)
@@ -73,6 +77,23 @@ def check_or_exit(settings: Settings, *, checks_keys: bool = False) -> None:
         faultpoints.arm(settings.faultpoints)
     except ValueError:
         fail("FAULTPOINTS: must be <point>@<number>, separated by commas.")
+
+
+def _check_master_keys(settings: Settings) -> None:
+    for variable, private in (
+        ("HEADRACE_MASTER_KEY", settings.master_key),
+        ("HEADRACE_MASTER_KEY_BEFORE", settings.master_key_before),
+    ):
+        if private is not None:
+            try:
+                Opener(private.get_secret_value())
+            except MasterKeyInvalid as invalid:
+                fail(f"{variable}: {invalid}")
+    if settings.master_public_key is not None:
+        try:
+            Sealer(settings.master_public_key)
+        except MasterKeyInvalid as invalid:
+            fail(f"HEADRACE_MASTER_PUBLIC_KEY: {invalid}")
 
 
 def check_routing_or_exit(settings: Settings, *, scripted: bool = False) -> None:

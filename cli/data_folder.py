@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -33,11 +34,15 @@ def lock(folder: Path) -> int | None:
     return held
 
 
-def kept_secret(path: Path) -> str:
+def _random_text() -> str:
+    return secrets.token_urlsafe(48)
+
+
+def kept_secret(path: Path, make: Callable[[], str] = _random_text) -> str:
     """Made once, readable by its owner alone."""
     kept = path.read_text(encoding="ascii").strip() if path.exists() else ""
     if not kept:
-        kept = secrets.token_urlsafe(48)
+        kept = make()
         write_private(path, kept)
     return kept
 

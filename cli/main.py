@@ -12,7 +12,7 @@ import typer
 import uvloop
 from loguru import logger
 
-from cli import db, dlq, keys, up
+from cli import credentials, db, dlq, keys, master_key, up
 from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
@@ -28,6 +28,8 @@ app = typer.Typer(
 )
 app.add_typer(keys.app, name="keys", help="API keys: create, list, revoke.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: list, show, redrive, purge.")
+app.add_typer(master_key.app, name="master-key", help="What seals the accounts' own provider keys: new.")
+app.add_typer(credentials.app, name="credentials", help="The accounts' own provider keys: rewrap.")
 app.add_typer(db.app, name="db", help="The database: upgrade, current.")
 
 
@@ -50,6 +52,8 @@ def run_api_process() -> None:
     pepper = pepper_or_exit(settings)
     redis_url = _ready(settings, checks_keys=True)
     check_routing_or_exit(settings)
+    # Whatever its environment holds: this process seals, and opens nothing.
+    settings = settings.model_copy(update={"master_key": None, "master_key_before": None})
     _run(run_api(settings, redis_url, pepper))
 
 

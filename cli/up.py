@@ -26,9 +26,10 @@ import typer
 from loguru import logger
 
 from cli import data_folder
-from cli.configuration import PEPPER_FILE
+from cli.configuration import MASTER_KEY_FILE, PEPPER_FILE
 from cli.embedded_redis import NO_REDIS, find_redis_server, server_command
 from cli.keys import ensure_key
+from shared.crypto import new_master_key, public_half
 from shared.db import migrate
 from shared.db.engine import url_of
 from shared.providers.configured_secrets import configured_secrets
@@ -37,6 +38,7 @@ from shared.settings import Settings, inherited_environment
 
 _READY_SECONDS: Final = 30.0
 _STABLE_SECONDS: Final = 10.0
+_PRIVATE_HALVES: Final = ("HEADRACE_MASTER_KEY", "HEADRACE_MASTER_KEY_BEFORE")
 _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None) if sys.platform == "linux" else None
 
@@ -148,6 +150,11 @@ async def run(settings: Settings) -> int:
         "HEADRACE_KEY_PEPPER": pepper,
         "JWT_SECRET": jwt_secret,
     }
+    private, public = _master_key(settings, folder)
+    # Only workers open what the api seals: the private half reaches none of the others.
+    for name in _PRIVATE_HALVES:
+        environment.pop(name, None)
+    environment["HEADRACE_MASTER_PUBLIC_KEY"] = public
     supervisor = Supervisor()
     try:
         if settings.redis_url is not None:
@@ -167,7 +174,8 @@ async def run(settings: Settings) -> int:
             ("worker", drain + 5),
             ("api", settings.api.drain_seconds + 5),
         ):
-            await supervisor.start(Child(name, [*headrace, name], environment, seconds))
+            given = {**environment, **private} if name == "worker" else environment
+            await supervisor.start(Child(name, [*headrace, name], given, seconds))
         if not await _until_ready(settings, stopped):
             typer.echo("The api did not become ready; its log says why.", err=True)
             return os.EX_UNAVAILABLE
@@ -179,6 +187,18 @@ async def run(settings: Settings) -> int:
         await supervisor.stop()
         data_folder.withdraw_redis(folder)
         os.close(held)
+
+
+def _master_key(settings: Settings, folder: Path) -> tuple[dict[str, str], str]:
+    """The private halves, as the worker's environment has them, and the public one."""
+    if settings.master_key is None:
+        private = data_folder.kept_secret(folder / MASTER_KEY_FILE, lambda: new_master_key()[0])
+    else:
+        private = settings.master_key.get_secret_value()
+    halves = {"HEADRACE_MASTER_KEY": private}
+    if settings.master_key_before is not None:
+        halves["HEADRACE_MASTER_KEY_BEFORE"] = settings.master_key_before.get_secret_value()
+    return halves, settings.master_public_key or public_half(private)
 
 
 def _die_with_parent(parent: int) -> None:

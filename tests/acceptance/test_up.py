@@ -21,6 +21,7 @@ import pytest
 import redis
 
 import cli.up
+from shared.crypto import public_half
 from shared.settings import load_settings
 
 ROOT = Path(__file__).parents[2]
@@ -167,6 +168,17 @@ def test_its_redis_asks_for_a_password_that_no_command_line_shows(up: Up, folder
     with redis.Redis.from_url(url) as friend:
         assert friend.ping()
     assert not any(password in " ".join(child.cmdline()) for child in up.children())
+
+
+def test_only_the_worker_has_what_opens_the_accounts_own_keys(up: Up, folder: Path) -> None:
+    private = (folder / ".headrace" / "master-key").read_text()
+    environments = {child.cmdline()[-1]: child.environ() for child in up.children()}
+
+    assert [name for name, environment in environments.items() if private in environment.values()] == [
+        "worker"
+    ]
+    assert environments["api"]["HEADRACE_MASTER_PUBLIC_KEY"] == public_half(private)
+    assert (folder / ".headrace" / "master-key").stat().st_mode & 0o777 == 0o600
 
 
 def test_others_can_read_nothing_in_the_data_folder(up: Up, folder: Path) -> None:
