@@ -16,6 +16,7 @@ from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
+from shared.crypto import Sealer
 from shared.domain.conditions import ProviderCondition
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission
@@ -58,6 +59,8 @@ class Broker:
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""
     sessions: Sessions | None = None
     """None where no JWT_SECRET is set: nobody can log in."""
+    sealer: Sealer | None = None
+    """None where no HEADRACE_MASTER_PUBLIC_KEY is set: no account can store keys of its own."""
 
     def providers(self) -> list[str]:
         """What to show as served, of what has an address here: what live workers serve. Where none

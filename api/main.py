@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, api_keys, audit, auth, members, usage
+from api.account_v1 import alerts, api_keys, audit, auth, credentials, members, usage
 from api.admin_v1 import accounts, dead_letters, users
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
@@ -45,6 +45,7 @@ from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
+from shared.crypto import Sealer
 from shared.db.engine import create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
@@ -148,6 +149,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             admission=admission,
             login_limits=LoginLimits(reservations, settings.limits),
             sessions=sessions,
+            sealer=None if settings.master_public_key is None else Sealer(settings.master_public_key),
         )
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
@@ -208,6 +210,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         auth,
         api_keys,
         members,
+        credentials,
         usage,
         alerts,
         audit,

@@ -23,7 +23,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
 | hr:reply:<process> | channel | results and events for one api process | - |
 | hr:worker:<consumer> | channel | cancellations for one worker process | - |
-| hr:revoked | channel | ids of api keys that were revoked or whose principal changed | - |
+| hr:revoked | channel | ids of api keys and credentials that were revoked or whose principal changed | - |
 | hr:key:<digest> | string | a cached principal, JSON | TTL |
 | hr:key:session:<user>:<account> | string | the cached principal of a member's sessions, JSON | TTL |
 | hr:session:ended:<session> | string | set while access tokens of a session that ended would be good | TTL |

@@ -36,6 +36,7 @@ from sqlalchemy import text
 
 from cli.up import scripted_environment
 from shared.auth import api_keys
+from shared.crypto import new_master_key
 from shared.db import migrate
 from shared.db.engine import create_engine
 from shared.db.repositories import accounts
@@ -174,6 +175,7 @@ class Stack:
         self._settings = {**FAST, **(settings or {})}
         self._template = database_template
         self._pepper = secrets.token_urlsafe(48)
+        self.master_key, self._master_public_key = new_master_key()
         self._started = 0
         self._all: list[Process] = []
         self._watcher = _Watcher()
@@ -255,7 +257,9 @@ class Stack:
         return process
 
     def spawn_worker(self, *, faultpoints: str = "", **settings: str) -> Process:
-        process = self._spawn("worker", {"FAULTPOINTS": faultpoints, **settings})
+        process = self._spawn(
+            "worker", {"FAULTPOINTS": faultpoints, "HEADRACE_MASTER_KEY": self.master_key, **settings}
+        )
         self.workers.append(process)
         return process
 
@@ -389,6 +393,7 @@ class Stack:
             "DATABASE_URL": self.database_url,
             "HEADRACE_DATA_DIR": str(self.folder / "data"),
             "HEADRACE_KEY_PEPPER": self._pepper,
+            "HEADRACE_MASTER_PUBLIC_KEY": self._master_public_key,
             **scripted_environment(self.provider.url),
             **self._settings,
         }
