@@ -16,7 +16,8 @@ a deterministic answer; with one it fails in the way asked for.
 
 Any prefix before the path is accepted, so every base URL works; the id of a provider
 as its first segment brings that provider's manner along (manners.py). Any model name
-is accepted and a credential only has to be present.
+is accepted and a credential only has to be present;
+one that holds `refused-with-429` is answered with that status.
 
 What is deterministic:
 - The answer is `You said: <last user text>`, or `The tool said: <result>` when

@@ -10,6 +10,7 @@ the request. The socket is read throughout, so a closing client is seen at once.
 
 import asyncio
 import contextlib
+import re
 import socket
 import struct
 from collections import deque
@@ -48,6 +49,8 @@ _DIALECTS: dict[str, Dialect] = {
 """By the end of the path; the first that fits."""
 _SPOKEN = spoken(_DIALECTS)
 _NO_CREDENTIAL = "No credential: send an Authorization or x-api-key header."
+_ANSWERS_TO_KEYS = re.compile(rb"refused-with-(\d{3})")
+"""A credential that holds these words is answered with that status, whatever is asked with it."""
 
 
 @dataclass(slots=True)
@@ -277,8 +280,7 @@ class Connection(asyncio.Protocol):
     def _read(self, request: Request, dialect: Dialect) -> tuple[Prompt, Cue | None]:
         """Raises Refused."""
         headers = request.headers
-        if not (headers.get(b"authorization") or headers.get(b"x-api-key")):
-            raise Refused(401, _NO_CREDENTIAL)
+        _check_credential(headers)
         try:
             body = orjson.loads(request.body)
         except orjson.JSONDecodeError as exc:
@@ -333,12 +335,11 @@ class Connection(asyncio.Protocol):
         manner = MANNERS.get(_first_segment(request.path))
         if manner is not None:
             dialect = (Mannered if manner.lists_models else NotThere)(manner.dialect, manner)
-        request_id, refused = b"req_models", None
-        if not (request.headers.get(b"authorization") or request.headers.get(b"x-api-key")):
-            refused = Refused(401, _NO_CREDENTIAL)
-        elif isinstance(dialect, NotThere):
-            refused = Refused(404, "There is no such path.")
-        if refused is not None:
+        request_id = b"req_models"
+        try:
+            _check_credential(request.headers)
+            _check_is_there(dialect)
+        except Refused as refused:
             status = refused.status
             body = dialect.render_error(
                 status=status, message=refused.message, code=None, parameter=None, request_id=request_id
@@ -438,6 +439,21 @@ class Connection(asyncio.Protocol):
         with contextlib.suppress(OSError):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self._transport.abort()
+
+
+def _check_credential(headers: dict[bytes, bytes]) -> None:
+    """Raises Refused."""
+    credential = headers.get(b"authorization") or headers.get(b"x-api-key")
+    if not credential:
+        raise Refused(401, _NO_CREDENTIAL)
+    if wanted := _ANSWERS_TO_KEYS.search(credential):
+        raise Refused(int(wanted[1]), "This credential is not answered well.")
+
+
+def _check_is_there(dialect: Dialect) -> None:
+    """Raises Refused."""
+    if isinstance(dialect, NotThere):
+        raise Refused(404, "There is no such path.")
 
 
 def _first_segment(path: str) -> str:
