@@ -25,7 +25,7 @@ def take_plan(
     if provider is None:
         return choose_plan(document, kind, request, principal, via)
     require_provider(provider, via)
-    return plan_for(f"{provider}/{document['model']}", document, kind, request, via)
+    return plan_for(f"{provider}/{document['model']}", document, kind, request, principal, via)
 
 
 def require_provider(provider: str, via: Broker) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, Final
 
@@ -41,7 +42,7 @@ def choose_plan(
     if registry.presets and kind in _COMPLETED and (preset := registry.presets.get(name)) is not None:
         apply(preset, document, kind)
         name = preset.model
-    return plan_for(name, document, kind, request, via, preference=preference)
+    return plan_for(name, document, kind, request, principal, via, preference=preference)
 
 
 def plan_for(
@@ -49,6 +50,7 @@ def plan_for(
     document: dict[str, Any],
     kind: JobKind,
     request: Request,
+    principal: Principal,
     via: Broker,
     *,
     preference: Preference | None = None,
@@ -77,12 +79,19 @@ def plan_for(
         JobKind.MESSAGES if kind is JobKind.COUNT_TOKENS else kind,
         document,
         conditions=via.conditions,
-        serves=via.presence.serves,
+        serves=_serves(principal, via),
     )
     if preference is not None:
         # The same request stays the same when the preference changes.
         plan = replace(plan, asked=(document["model"], *(said or ())))
     return replace(plan, rewritten=True) if changed else plan
+
+
+def _serves(principal: Principal, via: Broker) -> Callable[[str], bool]:
+    if not principal.credentials:
+        return via.presence.serves
+    own = frozenset(provider for provider, _ in principal.credentials)
+    return lambda provider: via.presence.serves(provider, own=provider in own)
 
 
 def _is_somebodys_name(name: str, via: Broker) -> bool:

@@ -28,7 +28,7 @@ from api.sse import StreamForm
 from api.urgency import budget_ms, cost_of, lane_of
 from api.usable import require_usable
 from shared.domain.conditions import UNKNOWN
-from shared.domain.job import FallbackOn, Job, JobKind, Surface, Target
+from shared.domain.job import DEFAULT_CREDENTIAL, FallbackOn, Job, JobKind, Surface, Target
 from shared.domain.principal import Principal
 from shared.errors import (
     BrokerError,
@@ -98,7 +98,7 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
     if resume_at is not None and call.stream:
         return await resume(resume_at, request, principal, via, surface=call.surface)
 
-    via.presence.require(call.target.provider)
+    via.presence.require(call.target.provider, own=call.target.credential != DEFAULT_CREDENTIAL)
     key = key_of(headers)
     if "timeout_seconds" in call.document:
         call = replace(call, body=None)  # which the provider must not see

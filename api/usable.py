@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from shared.domain.conditions import UNKNOWN, BreakerState, ProviderCondition
-from shared.domain.job import Target
+from shared.domain.job import DEFAULT_CREDENTIAL, Target
 from shared.errors import ProviderUnavailable
 from shared.queue.producer import honest_wait
 
@@ -20,6 +20,8 @@ def require_usable(
         return
     waits = []
     for target in plan:
+        if target.credential != DEFAULT_CREDENTIAL:
+            return  # what is known is known of the broker's own account there
         wait = _closed_for(conditions.get(target.provider, UNKNOWN), budget_ms)
         if wait is None:
             return

@@ -61,7 +61,10 @@ def run_api_process() -> None:
 def run_worker_process(
     provider: Annotated[
         list[str] | None,
-        typer.Option(help="Serve this provider's lanes; repeat for several. Default: those configured."),
+        typer.Option(
+            help="Serve this provider's lanes; repeat for several. Default: those configured; with a master "
+            "key, all that have an address."
+        ),
     ] = None,
 ) -> None:
     """Run one worker process."""
@@ -72,6 +75,9 @@ def run_worker_process(
     registry = Registry.from_settings(settings)
     # Not those without a key: this worker would fail their jobs faster than others can run them.
     providers = provider or registry.configured()
+    if not provider and settings.master_key is not None:
+        # With what opens the accounts' own keys, those too that only they have a key for.
+        providers = [name for name in registry.profiles if registry.has_address(name)]
     if not providers:
         providers = [name for name in registry.profiles if registry.has_address(name)]
         logger.warning("no provider has a key: every job will fail", providers=providers)

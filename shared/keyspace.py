@@ -30,6 +30,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:key:version | string | counter, raised by each revocation and changed principal | never |
 | hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
 | hr:served:<provider> | string | set while some worker serves it | TTL |
+| hr:served:<provider>:own | string | set while some worker serves it with accounts' own keys alone | TTL |
 | hr:models:<provider> | string | the models it lists, JSON | TTL |
 | hr:models:due:<provider> | string | set while no worker need ask for its list again | TTL |
 | hr:health:<provider> | string | how it answered when last asked for its list, JSON | TTL |
@@ -132,8 +133,8 @@ def reply_channel(process: str) -> str:
     return f"hr:reply:{process}"
 
 
-def served(provider: str) -> str:
-    return f"hr:served:{provider}"
+def served(provider: str, *, own: bool = False) -> str:
+    return f"hr:served:{provider}{':own' if own else ''}"
 
 
 def models(provider: str) -> str:

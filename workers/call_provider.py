@@ -24,13 +24,13 @@ from shared.domain.job import Job, JobKind, Target
 from shared.domain.usage import Usage
 from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
 from shared.providers import refusals
-from shared.providers.credentials import Sign
+from shared.providers.credentials import OwnKey, Sign
 from shared.providers.dialect import Answer, Call, Codec, StreamDecoder
 from shared.providers.profile import ProviderProfile
 from shared.providers.sse_reader import SseEvent, SseReader
 from shared.providers.tokens import tokens_of_body, tokens_of_chars
 from shared.settings import ProviderSettings
-from workers.transport import Transport
+from workers.transport import Transport, headers_for
 
 _MAX_ERROR_BYTES: Final = 65_536
 _PENDING_PAUSE_SECONDS: Final = 0.05
@@ -117,10 +117,12 @@ async def call_provider(
     progress: CallProgress,
     emit: Emit,
     sign: Sign | None = None,
+    own: OwnKey | None = None,
 ) -> Completed:
     """The answer in the form of the job's kind.
 
     A stream's events went through `emit`, all but those of its last read.
+    `own`: the account's own key, in the place of `auth_headers` and `sign`.
 
     Raises ProviderError (retryable or not), or InvalidRequest for what the provider cannot be asked.
     """
@@ -135,6 +137,11 @@ async def call_provider(
         "x-headrace-job-id": job.id,
         "x-headrace-attempt": str(attempt),
         **({} if sign is None else sign(profile.url(request.path, job.kind), request.body)),
+        **(
+            {}
+            if own is None
+            else headers_for(own, profile.url(request.path, job.kind), profile, request.body)
+        ),
     }
     loop = asyncio.get_running_loop()
     total = min(settings.total_seconds, max(0.0, remaining_seconds))
@@ -155,11 +162,11 @@ async def call_provider(
                 faultpoints.hit("W4")
                 progress.headers = response.headers
                 if response.status == 202 and profile.pending is not None and not stream:
-                    body = await _await_pending(response, session, profile, job.kind, settings)
+                    body = await _await_pending(response, session, profile, job.kind, settings, own)
                     return _completed(codec.decode(body, call), progress)
                 if response.status != 200:
                     body = await read_capped(response, _MAX_ERROR_BYTES, profile, truncate=True)
-                    raise refusals.from_http(response.status, _lower(response.headers), body, profile=profile)
+                    raise _refused(response, body, profile, own)
                 if stream and response.content_type in _NOT_STREAMS:
                     # Some say in a plain 200 why there is no stream; any other body is no answer.
                     body = await read_capped(response, settings.max_answer_bytes, profile)
@@ -219,6 +226,7 @@ async def _await_pending(
     profile: ProviderProfile,
     kind: JobKind,
     settings: ProviderSettings,
+    own: OwnKey | None = None,
 ) -> bytes:
     """The answer of a call that the provider took on with 202, asked after until it is there.
 
@@ -235,13 +243,22 @@ async def _await_pending(
             )
         await asyncio.sleep(pause)
         pause = min(pause * 2, _MAX_PENDING_PAUSE_SECONDS)
-        async with session.get(profile.url(path, kind), allow_redirects=False) as later:
+        url = profile.url(path, kind)
+        with_key = headers_for(own, url, profile)
+        async with session.get(url, allow_redirects=False, headers=with_key) as later:
             if later.status == 200:
                 return await read_capped(later, settings.max_answer_bytes, profile)
             if later.status != 202:
                 body = await read_capped(later, _MAX_ERROR_BYTES, profile, truncate=True)
-                raise refusals.from_http(later.status, _lower(later.headers), body, profile=profile)
+                raise _refused(later, body, profile, own)
             headers |= _lower(later.headers)
+
+
+def _refused(
+    response: aiohttp.ClientResponse, body: bytes, profile: ProviderProfile, own: OwnKey | None
+) -> ProviderError:
+    whose = refusals.OURS if own is None else refusals.THE_ACCOUNTS
+    return refusals.from_http(response.status, _lower(response.headers), body, profile=profile, whose=whose)
 
 
 def map_foreign(exc: BaseException, profile: ProviderProfile) -> ProviderError:

@@ -21,6 +21,7 @@ from redis.exceptions import RedisError
 from shared import keyspace
 from shared.clock import Clock, SystemClock
 from shared.domain.conditions import BreakerState
+from shared.domain.job import DEFAULT_CREDENTIAL
 from shared.queue import news
 from shared.queue.news import BreakerNews, News, PauseNews
 from shared.queue.redis_link import RedisLink
@@ -67,9 +68,14 @@ class Fleet:
         self._returned: set[Account] = set()
         self._news = asyncio.Event()
 
-    def breaker_state(self, provider: str) -> tuple[BreakerState, float]:
-        """The worst of this provider's breakers here, and seconds until it half-opens."""
-        breakers = self.breakers.of(provider)
+    def breaker_state(
+        self, provider: str, credential: str = DEFAULT_CREDENTIAL
+    ) -> tuple[BreakerState, float]:
+        """The worst of this provider's breakers here, and seconds until it half-opens.
+
+        Of one credential: what an account's own one meets says nothing of the others.
+        """
+        breakers = [one for one in self.breakers.of(provider) if one.key.credential == credential]
         worst = max(breakers, key=lambda one: (_RANK[one.state], one.open_seconds), default=None)
         return (BreakerState.CLOSED, 0.0) if worst is None else (worst.state, worst.open_seconds)
 

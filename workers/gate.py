@@ -35,7 +35,7 @@ from redis.exceptions import RedisError
 
 from shared.clock import Clock, SystemClock
 from shared.domain.conditions import BreakerState
-from shared.domain.job import Job, JobKind, Lane, Target
+from shared.domain.job import DEFAULT_CREDENTIAL, Job, JobKind, Lane, Target
 from shared.domain.usage import Usage
 from shared.errors import BrokerError, ProviderError, ProviderRateLimited, ProviderTimeout
 from shared.limits.permits import Amounts, NoPermit, Permit, Permits
@@ -220,9 +220,12 @@ class Gate:
             return self.pacing.room(provider)
         return 0 if open_seconds > 0 else min(1, self.pacing.room(provider))
 
-    def condition(self, provider: str) -> tuple[BreakerState, float, float]:
+    def condition(
+        self, provider: str, credential: str = DEFAULT_CREDENTIAL
+    ) -> tuple[BreakerState, float, float]:
         """Its breaker, seconds until that half-opens, and seconds of its pause, as this process knows."""
-        return *self.fleet.breaker_state(provider), self.fleet.pauses.remaining(provider, "default")
+        paused = self.fleet.pauses.remaining(provider, credential)
+        return *self.fleet.breaker_state(provider, credential), paused
 
     def on_message(self, payload: bytes) -> None:
         """From the worker's subscription to keyspace.CONDITIONS_CHANNEL."""

@@ -13,7 +13,9 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
-from shared.ids import JobId
+from shared.crypto import Opener
+from shared.db.engine import create_engine, url_of
+from shared.ids import CredentialId, JobId
 from shared.providers.catalogue import Catalogue, use_catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
@@ -28,12 +30,14 @@ from shared.queue.subscription import Subscription
 from shared.settings import QueueSettings, Settings
 from workers.gate import Gate
 from workers.in_flight import InFlight, StopReason
+from workers.own_credentials import OwnCredentials
 from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
 from workers.sharded_worker import ShardedStreamWorker
 from workers.stream_worker import StreamWorker
 from workers.transport import Transport
 
+_CLOSE_UNUSED_SECONDS: Final = 60.0
 _FAREWELL_SECONDS: Final = 2.0
 """How long a worker that stops tries to tell Redis so."""
 
@@ -67,24 +71,26 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         in_flight=in_flight,
         gate=gate,
         rng=random.Random(),  # noqa: S311 - jitter
+        own_credentials=_own_credentials(settings),
     )
     subscription = Subscription(
         redis_url,
-        [keyspace.worker_channel(consumer.name), keyspace.CONDITIONS_CHANNEL],
-        on_message=partial(_heard, gate, in_flight),
+        [keyspace.worker_channel(consumer.name), keyspace.CONDITIONS_CHANNEL, keyspace.REVOKED_CHANNEL],
+        on_message=partial(_heard, context),
     )
+    keyless = keyless_of(settings, registry, providers)
     duties: list[asyncio.Task[None]] = []
 
     async def startup(_: dict[str, Any]) -> None:
         await subscription.start()
-        presence = Presence(link, queue)
         for name, duty in (
             ("renew-leases", _renew_leases(context)),
             ("gate", gate.run_forever()),
             ("store-limits", context.limits.store_forever(link)),
-            ("announce", _announce(presence, queue, providers)),
+            ("announce", _announce(Presence(link, queue), queue, providers, keyless=keyless)),
             ("promote", _promote_unscheduled(link, settings, providers)),
-            ("models", keep_models(context, link, providers)),
+            ("models", keep_models(context, link, [one for one in providers if one not in keyless])),
+            ("close-unused", _close_unused(context.transport)),
         ):
             duties.append(asyncio.create_task(duty, name=name))
         logger.info("worker started", consumer=consumer.name, providers=list(providers))
@@ -100,7 +106,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except (RedisError, TimeoutError) as exc:
             logger.warning("consumer not removed", error=type(exc).__name__)
         await subscription.close()
-        await context.transport.close()
+        await asyncio.gather(context.transport.close(), context.own_credentials.aclose())
         await link.close()
         await read_link.close()
 
@@ -135,11 +141,37 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     logger.info("worker stopped", consumer=consumer.name)
 
 
-def _heard(gate: Gate, in_flight: InFlight, channel: bytes, payload: bytes) -> None:
+def keyless_of(settings: Settings, registry: Registry, providers: Sequence[str]) -> frozenset[str]:
+    """Those that this worker serves with accounts' own keys alone."""
+    if settings.master_key is None:
+        return frozenset()
+    return frozenset(providers) - frozenset(registry.configured())
+
+
+def _heard(context: WorkerContext, channel: bytes, payload: bytes) -> None:
     if channel == keyspace.CONDITIONS_CHANNEL.encode():
-        gate.on_message(payload)
+        context.gate.on_message(payload)
+    elif channel == keyspace.REVOKED_CHANNEL.encode():
+        context.own_credentials.forget(CredentialId(payload.decode()))
     else:
-        in_flight.stop(JobId(payload.decode()), StopReason.CANCELLED)
+        context.in_flight.stop(JobId(payload.decode()), StopReason.CANCELLED)
+
+
+def _own_credentials(settings: Settings) -> OwnCredentials:
+    """Without a master key there is nothing to ask the database for."""
+    if settings.master_key is None:
+        return OwnCredentials(None, None)
+    before = settings.master_key_before
+    opener = Opener(
+        settings.master_key.get_secret_value(), [] if before is None else [before.get_secret_value()]
+    )
+    return OwnCredentials(create_engine(url_of(settings)), opener)
+
+
+async def _close_unused(transport: Transport) -> None:
+    while True:
+        await asyncio.sleep(_CLOSE_UNUSED_SECONDS)
+        await transport.close_unused()
 
 
 def _second_signal_hands_back(worker: StreamWorker, in_flight: InFlight) -> None:
@@ -191,12 +223,14 @@ async def _renew_leases(context: WorkerContext) -> None:
             context.in_flight.stop(lease.job.id, reason, fence=lease.fence)
 
 
-async def _announce(presence: Presence, queue: QueueSettings, providers: Sequence[str]) -> None:
+async def _announce(
+    presence: Presence, queue: QueueSettings, providers: Sequence[str], *, keyless: frozenset[str]
+) -> None:
     """From its first moment on, so that the api sees a new worker at its next look."""
     while True:
         pause = queue.heartbeat_seconds
         try:
-            await presence.announce(providers)
+            await presence.announce(providers, keyless=keyless)
         except (RedisError, OSError) as exc:
             logger.debug("providers not announced", error=type(exc).__name__)
             pause = min(pause, 1.0)

@@ -12,7 +12,7 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from shared import faultpoints
-from shared.domain.job import JobState, UnknownEnvelope
+from shared.domain.job import DEFAULT_CREDENTIAL, JobState, Target, UnknownEnvelope
 from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.errors import (
     AllProvidersFailed,
@@ -34,6 +34,7 @@ from workers.attempts import Move, Retry, Step, next_step
 from workers.call_provider import CallProgress, call_provider
 from workers.gate import Gate, Wait, WaitReason
 from workers.in_flight import Flight, InFlight, StopReason
+from workers.own_credentials import OwnCredentials
 from workers.told_limits import ToldLimits
 from workers.transport import Transport
 
@@ -59,6 +60,7 @@ class WorkerContext:
     in_flight: InFlight
     gate: Gate
     rng: Random
+    own_credentials: OwnCredentials = field(default_factory=lambda: OwnCredentials(None, None))
     limits: ToldLimits = field(default_factory=ToldLimits)
     one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -131,6 +133,14 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             raise StopAsked
 
     profile = ctx.registry.get(target.provider)
+    sealed = None
+    if target.credential != DEFAULT_CREDENTIAL:
+        try:
+            # Before anything is taken at the provider: the database may have to be waited for.
+            sealed = await ctx.own_credentials.sealed(job.account, target, profile)
+        except ProviderError as error:
+            await _provider_failed(ctx, lease, progress, error)
+            return
     go = await ctx.gate.enter(
         profile,
         target,
@@ -142,29 +152,31 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         await _not_now(ctx, lease, progress, go)
         return
     try:
+        # As arguments of the call: an open key lives no longer than that.
         completed = await call_provider(
             job,
             target,
             profile,
-            ctx.credentials.headers(target, profile),
+            ctx.credentials.headers(target, profile) if sealed is None else {},
             attempt=lease.attempts + 1,
             remaining_seconds=lease.remaining_ms / 1000,
             transport=ctx.transport,
             settings=ctx.settings.provider,
             progress=progress,
             emit=emit,
-            sign=ctx.credentials.signing(target, profile),
+            sign=ctx.credentials.signing(target, profile) if sealed is None else None,
+            own=None if sealed is None else ctx.own_credentials.open(sealed, profile),
         )
     except BaseException as error:
         ctx.gate.leave(go, error=error, headers=progress.headers, usage=progress.usage)
         if not isinstance(error, BrokerError):
             raise
-        ctx.limits.note(target.provider, progress.headers)
+        _note_limits(ctx, target, progress)
         error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
     ctx.gate.leave(go, headers=progress.headers, usage=progress.usage)
-    ctx.limits.note(target.provider, progress.headers)
+    _note_limits(ctx, target, progress)
     faultpoints.hit("W6")
     settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
     await ctx.consumer.finish(
@@ -179,13 +191,20 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
     faultpoints.hit("W8")
 
 
+def _note_limits(ctx: WorkerContext, target: Target, progress: CallProgress) -> None:
+    """Of the broker's own account there: what an account's own key may do is nobody else's business."""
+    if target.credential == DEFAULT_CREDENTIAL:
+        ctx.limits.note(target.provider, progress.headers)
+
+
 async def _provider_failed(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError
 ) -> None:
     step = next_step(error, lease, emitted=progress.emitted, settings=ctx.settings.queue, rng=ctx.rng)
     if isinstance(step, Retry) and not step.counts:
         # Its own refusal has paused the account by now: for all of it the next call would wait anyway.
-        _, _, paused = ctx.gate.condition(lease.job.target.provider)
+        target = lease.job.target
+        _, _, paused = ctx.gate.condition(target.provider, target.credential)
         step = replace(step, delay_seconds=max(step.delay_seconds, paused))
     if isinstance(step, Retry):
         faultpoints.hit("W9")

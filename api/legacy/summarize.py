@@ -68,7 +68,8 @@ def _plan(asked: Posted, request: Request) -> Plan:
     named = document.get("model") is not None or document.get("provider") is not None
     if not named and _TASK_PROVIDER in via.providers():
         document.pop("provider", None)
-        return plan_for(f"{_TASK_PROVIDER}/{_TASK_MODEL}", document, JobKind.SUMMARIZATION, request, via)
+        name = f"{_TASK_PROVIDER}/{_TASK_MODEL}"
+        return plan_for(name, document, JobKind.SUMMARIZATION, request, asked.principal, via)
     return take_plan_or_default(document, JobKind.SUMMARIZATION, request, asked.principal, via)
 
 

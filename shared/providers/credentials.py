@@ -6,7 +6,7 @@ A credential is bound to the origins it was configured for, and is never sent to
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from pydantic import SecretStr
@@ -29,6 +29,30 @@ Sign = Callable[[str, bytes], Mapping[str, str]]
 class Credential:
     secret: SecretStr
     origins: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class OwnKey:
+    """An account's own key, open: what authenticates one call, and must not outlive it.
+
+    `origins`: the only ones it may be sent to. `sign`: where its provider wants each call signed.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+    origins: frozenset[str]
+    sign: Sign | None = field(default=None, repr=False)
+
+
+def signs_with(secret: str, profile: ProviderProfile, clock: Clock) -> Sign | None:
+    """What signs calls at `profile` with `secret`; None where its provider wants no signature."""
+    auth = profile.auth
+    if not isinstance(auth, Signer):
+        return None
+
+    def sign(url: str, body: bytes) -> dict[str, str]:
+        return auth.sign(secret, method="POST", url=url, body=body, now=clock.now())
+
+    return sign
 
 
 class Credentials:
@@ -64,17 +88,10 @@ class Credentials:
 
     def signing(self, target: Target, profile: ProviderProfile) -> Sign | None:
         """What signs the call of `target`, where its provider wants that. Raises as `headers` does."""
-        auth = profile.auth
-        if not isinstance(auth, Signer):
+        if not isinstance(profile.auth, Signer):
             return None
         secret = self._secret(target, profile)
-        if secret is None:
-            return None
-
-        def sign(url: str, body: bytes) -> dict[str, str]:
-            return auth.sign(secret, method="POST", url=url, body=body, now=self._clock.now())
-
-        return sign
+        return None if secret is None else signs_with(secret, profile, self._clock)
 
     def _secret(self, target: Target, profile: ProviderProfile) -> str | None:
         credential = self._credentials.get((target.provider, target.credential))

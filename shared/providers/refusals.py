@@ -36,6 +36,9 @@ MAX_MESSAGE_CHARS: Final = 1000
 CONTEXT_LENGTH: Final = "context_length_exceeded"
 CONTENT_FILTER: Final = "content_filter"
 """Codes of ours for what another provider, or a longer model, might take."""
+OURS: Final = "The gateway's"
+THE_ACCOUNTS: Final = "The account's own"
+"""Whose key was refused."""
 _CODE: Final = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}\Z")
 _PARAM: Final = re.compile(r"[\x20-\x7e]{1,200}\Z")
 
@@ -148,7 +151,7 @@ class ErrorFields:
 
 
 def from_http(
-    status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile
+    status: int, headers: Mapping[str, str], body: bytes, *, profile: ProviderProfile, whose: str = OURS
 ) -> ProviderError:
     """The error of an HTTP answer. Never raises: bodies may be HTML, empty or cut."""
     lowered = {name.lower(): value for name, value in headers.items()}
@@ -167,7 +170,7 @@ def from_http(
     wish = retry_after_seconds(lowered)
     if wish is None and fields.estimated_seconds is not None:
         wish = min(fields.estimated_seconds, MAX_SECONDS)
-    return _refusal(status, fields, profile, answered=answered, retry_after=wish)
+    return _refusal(status, fields, profile, answered=answered, retry_after=wish, whose=whose)
 
 
 def from_event(document: object, *, profile: ProviderProfile) -> ProviderError:
@@ -292,6 +295,7 @@ def _refusal(
     *,
     answered: int | None,
     retry_after: float | None,
+    whose: str = OURS,
 ) -> ProviderError:
     name, provider = profile.name, profile.id
     if fields.in_flight_budget:
@@ -308,7 +312,7 @@ def _refusal(
     if status in {401, 402, 403} or fields.is_about_our_key:
         reason = "is out of credit" if status == 402 or fields.is_out_of_credit else "was refused"
         return ProviderCredentialRefused(
-            f"The gateway's key at {name} {reason}.",
+            f"{whose} key at {name} {reason}.",
             provider=provider,
             provider_status=answered,
             retry_after_seconds=retry_after,

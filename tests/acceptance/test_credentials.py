@@ -14,6 +14,7 @@ from sqlalchemy import text
 from shared.db.engine import create_engine
 from shared.domain.roles import Role
 from shared.ids import AccountId
+from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack, start_apart
 from tests.fixtures.stack import FreshStack
 
@@ -32,6 +33,17 @@ def stack(sqlite_template: Path) -> Iterator[Stack]:
     start_apart(broker)
     yield broker
     broker.end_now()
+
+
+async def asked(client: httpx.AsyncClient, model: str = "anthropic/claude-haiku-4-5") -> httpx.Response:
+    return await client.post(CHAT, json={"model": model, "messages": HELLO, "max_tokens": 50})
+
+
+async def keys_seen(stack: Stack) -> list[str]:
+    """By the provider, in order, since it was last cleared."""
+    calls = await stack.provider.calls()
+    headers = [call.received["headers"] for call in calls if call.received is not None]
+    return [told.get("x-api-key") or told["authorization"].removeprefix("Bearer ") for told in headers]
 
 
 def an_account() -> str:
@@ -162,3 +174,96 @@ async def test_without_a_master_key_nothing_is_stored(fresh_stack: FreshStack) -
 
     assert answer.status_code == 404
     assert "HEADRACE_MASTER_PUBLIC_KEY" in answer.json()["error"]["message"]
+
+
+async def test_requests_of_the_account_go_out_on_its_own_key_and_everybody_elses_on_the_brokers(
+    stack: Stack,
+) -> None:
+    async with await client_of(stack) as owner, await client_of(stack) as other:
+        before = await asked(owner)
+        await stack.provider.clear()
+        await stored(owner)
+
+        answers = [await asked(client) for client in (owner, other, owner)]
+        elsewhere = await asked(owner, "openai/gpt-4o-mini")
+
+    assert [answer.status_code for answer in (before, *answers, elsewhere)] == [200] * 5
+    assert await keys_seen(stack) == [CANARY, "scripted", CANARY, "scripted"]
+
+
+async def test_members_and_programs_of_the_account_use_it_without_seeing_it(stack: Stack) -> None:
+    account = an_account()
+    async with await client_of(stack, account) as admin, await client_of(stack, account, Role.SERVICE) as app:
+        await stored(admin)
+        await stack.provider.clear()
+
+        assert (await asked(app)).status_code == 200
+
+    assert await keys_seen(stack) == [CANARY]
+
+
+async def test_a_deleted_key_is_used_no_more_and_the_one_before_takes_its_place(stack: Stack) -> None:
+    async with await client_of(stack) as client:
+        await stored(client, "sk-ant-the-first-one-of-the-two")
+        second = await stored(client)
+        await asked(client)
+        await stack.provider.clear()
+
+        await client.delete(f"{PATH}/{second['id']}")
+        assert (await asked(client)).status_code == 200
+
+    assert await keys_seen(stack) == ["sk-ant-the-first-one-of-the-two"]
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(401, "provider_credential_refused"), (429, "rate_limit_exceeded")]
+)
+async def test_a_bad_key_of_one_account_is_its_own_trouble(stack: Stack, status: int, code: str) -> None:
+    bad = f"sk-ant-refused-with-{status}-and-so-on"
+    async with await client_of(stack) as unlucky, await client_of(stack) as other:
+        await stored(unlucky, bad)
+        refused = await asked(unlucky)
+        after = [await asked(other) for _ in range(3)]
+
+    error = refused.json()["error"]
+    assert error["code"] == code
+    assert bad not in refused.text
+    assert refused.status_code == (429 if status == 429 else 502)
+    assert [answer.status_code for answer in after] == [200] * 3
+
+
+async def test_calls_on_an_own_key_are_in_the_ledger_by_its_id_and_bill_nothing(stack: Stack) -> None:
+    async with await client_of(stack) as client:
+        view = await stored(client)
+        answer = await asked(client)
+        job = answer.headers["x-headrace-job-id"]
+
+    async def is_settled() -> bool:
+        return bool(await rows(stack, "SELECT 1 FROM usage WHERE job_id = :job", job=job))
+
+    await eventually(is_settled, "job in the ledger")
+    [row] = await rows(stack, "SELECT * FROM usage WHERE job_id = :job", job=job)
+    assert (row["credential_id"], row["billed_micro_usd"]) == (view["id"], 0)
+    assert row["cost_micro_usd"] > 0
+
+
+async def test_a_provider_that_only_the_account_has_a_key_for_works_for_it_alone(
+    fresh_stack: FreshStack,
+) -> None:
+    settings = {"ANTHROPIC_API_KEY": "", "HEADRACE_QUEUE__UNSERVED_SECONDS": "4"}
+    stack = await fresh_stack(settings=settings)
+    async with await client_of(stack) as owner, await client_of(stack) as other:
+        await stored(owner)
+
+        async def is_refused() -> bool:
+            return bool((await asked(other)).json()["error"]["code"] == "no_worker")
+
+        await eventually(is_refused, "nobody serves it for the others", within=20)
+        assert (await asked(owner)).status_code == 200
+        assert (await asked(other, "openai/gpt-4o-mini")).status_code == 200
+        listed = (await other.get("/api/v1/providers")).json()["providers"]
+
+    assert CANARY in await keys_seen(stack)
+    ids = [provider["id"] for provider in listed]
+    assert "openai" in ids
+    assert "anthropic" not in ids

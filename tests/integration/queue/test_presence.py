@@ -60,6 +60,21 @@ async def test_a_provider_that_no_worker_served_for_a_minute_is_refused_by_name(
     assert error.details == {"provider": OTHER}
 
 
+async def test_a_provider_served_with_accounts_own_keys_alone_is_there_for_who_has_one(
+    api: Presence, worker: Presence, clock: Clock
+) -> None:
+    await worker.announce(["openai", OTHER], keyless={OTHER})
+
+    await pass_time(api, clock, PATIENCE)
+
+    for own in (False, True):
+        api.require("openai", own=own)
+    api.require(OTHER, own=True)
+    with pytest.raises(NoWorker):
+        api.require(OTHER)
+    assert api.served() == ["openai"]
+
+
 async def test_an_api_that_boots_before_its_workers_refuses_nobody(api: Presence, clock: Clock) -> None:
     await pass_time(api, clock, PATIENCE - 2)
 

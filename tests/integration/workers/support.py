@@ -24,6 +24,7 @@ from shared.settings import BreakerSettings, ProviderSettings, QueueSettings, Se
 from tests.integration.queue.support import PROVIDER, Queue
 from workers.gate import Gate
 from workers.in_flight import InFlight
+from workers.own_credentials import OwnCredentials
 from workers.run_job import WorkerContext, run_job
 from workers.transport import Transport
 
@@ -95,6 +96,7 @@ async def a_worker(
     settings: QueueSettings = ONE_ATTEMPT,
     profiles: Mapping[str, ProviderProfile] | None = None,
     secrets: Mapping[str, str] | None = None,
+    own_credentials: OwnCredentials | None = None,
     **overrides: Any,
 ) -> AsyncIterator[Worker]:
     """A worker of providers that all live at `base_url`."""
@@ -129,6 +131,7 @@ async def a_worker(
         transport=Transport(provider),
         in_flight=in_flight,
         rng=Random(4),
+        own_credentials=own_credentials or OwnCredentials(None, None),
     )
     await context.consumer.create_groups()
     try:
