@@ -172,12 +172,18 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
 
 
 def for_principal(call: Submission, principal: Principal) -> Submission:
-    """Only what the caller may use of the plan. Raises ModelNotFound."""
+    """Only what the caller may use of the plan, with its account's own credentials. Raises ModelNotFound."""
     plan = call.plan
     if principal.models is not None or principal.providers is not None:
         plan = tuple(target for target in plan if principal.may_use(target.provider, target.model))
         if not plan:
             raise ModelNotFound("This credential may not use this model.", param="model")
+    if principal.credentials:
+        own = dict(principal.credentials)
+        plan = tuple(
+            replace(target, credential=own[target.provider]) if target.provider in own else target
+            for target in plan
+        )
     return call if plan is call.plan else replace(call, plan=plan)
 
 
