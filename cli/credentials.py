@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from cli.configuration import check_or_exit, database_url_or_exit, fail, settings_or_exit
 from shared.crypto import CannotOpen, Opener, Sealer, public_half
 from shared.db import migrate
-from shared.db.engine import DATABASE_ERRORS, create_engine
+from shared.db.engine import DATABASE_ERRORS, create_engine, writing
 from shared.db.repositories import provider_credentials
 from shared.ids import CredentialId
 
@@ -63,7 +63,7 @@ async def rewrap_all(database: AsyncEngine, opener: Opener, sealer: Sealer) -> t
     """How many were rewrapped, and those that could not be. Each batch is committed by itself."""
     done, left, after = 0, [], CredentialId("")
     while True:
-        async with database.begin() as connection:
+        async with writing(database) as connection:
             records = await provider_credentials.sealed_otherwise(
                 connection, sealer.key_id, after=after, limit=_AT_ONCE
             )

@@ -23,7 +23,7 @@ from shared.auth.api_keys import digest, mint, parse
 from shared.auth.revocation import RevocationNotAnnounced, revoke, revoke_row
 from shared.clock import Clock, SystemClock
 from shared.db import migrate
-from shared.db.engine import DATABASE_ERRORS, create_engine
+from shared.db.engine import DATABASE_ERRORS, create_engine, writing
 from shared.db.repositories import accounts, api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.job import Lane
@@ -169,7 +169,7 @@ async def create_key(
         pepper, account=account, name=name, now=clock.now(), expires_at=expires_at, created_by="cli"
     )
     record = replace(record, lane=lane)
-    async with database.begin() as connection:
+    async with writing(database) as connection:
         await accounts.ensure(connection, account, name=account, at=clock.now())
         await api_keys.create(connection, record)
     return token, record

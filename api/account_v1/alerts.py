@@ -15,6 +15,7 @@ from api.deps import authenticate, broker_of
 from api.posted import posted
 from api.unified_v1.schemas import ErrorAnswer
 from shared.accounting.quota_alerts import LOWEST_PERCENT
+from shared.db.engine import writing
 from shared.db.repositories import alerts
 from shared.db.repositories.alerts import AlertSettings
 from shared.domain.roles import Permission
@@ -86,7 +87,7 @@ async def put(request: Request) -> AlertsView:
     except EgressFailed:
         raise fault("url", "must be an https address that is public, on port 443 or 8443") from None
     wanted = AlertSettings(document["url"], tuple(sorted(set(document.get("thresholds", _DEFAULT)))))
-    async with within_reach("Alerts"), via.engine.begin() as connection:
+    async with within_reach("Alerts"), writing(via.engine) as connection:
         await alerts.set_settings(connection, asked.principal.account, wanted)
         await audited(connection, request, asked.principal, "alerts.set", None)
     return AlertsView(url=wanted.url, thresholds=list(wanted.thresholds))
@@ -102,6 +103,6 @@ async def delete(request: Request) -> None:
     """Again is harmless."""
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.MEMBERS_WRITE)
-    async with within_reach("Alerts"), via.engine.begin() as connection:
+    async with within_reach("Alerts"), writing(via.engine) as connection:
         await alerts.set_settings(connection, principal.account, None)
         await audited(connection, request, principal, "alerts.removed", None)

@@ -36,6 +36,7 @@ from api.unified_v1.schemas import ErrorAnswer
 from shared.auth.announcement import tell
 from shared.auth.revocation import announce_revoked
 from shared.clock import SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import accounts, api_keys
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.db.repositories.principals import known_permissions
@@ -111,7 +112,7 @@ async def create(request: Request) -> ApiKeyCreated:
             f"A key of the account itself takes the permission {Permission.API_KEYS_ALL.value!r}.",
             param="owner",
         )
-    async with within_reach("API keys"), via.engine.begin() as connection:
+    async with within_reach("API keys"), writing(via.engine) as connection:
         await accounts.hold(connection, giver.account)
         if await api_keys.count_usable(connection, giver.account, user, now) >= MAX_USABLE:
             raise TooManyKeys
@@ -184,7 +185,7 @@ async def rotate(request: Request, key_id: str) -> ApiKeyCreated:
     expires_at = future(document, now)
     grace = timedelta(seconds=document.get("grace_seconds", DEFAULT_GRACE_SECONDS))
     async with within_reach("API keys"):
-        async with via.engine.begin() as connection:
+        async with writing(via.engine) as connection:
             await accounts.hold(connection, principal.account)
             old = await _seen_by(principal, key_id, connection)
             if old.user_id is not None and old.user_id != principal.user:
@@ -212,7 +213,7 @@ async def revoke(request: Request, key_id: str) -> None:
     principal = await authenticate(request, via, Permission.API_KEYS_OWN)
     now = SystemClock().now()
     async with within_reach("API keys"):
-        async with via.engine.begin() as connection:
+        async with writing(via.engine) as connection:
             await accounts.hold(connection, principal.account)
             record = await _seen_by(principal, key_id, connection)
             await api_keys.revoke(connection, record.id, account=principal.account, at=now)

@@ -23,7 +23,7 @@ from shared import keyspace
 from shared.auth.announcement import announce
 from shared.clock import SystemClock
 from shared.crypto import Sealer
-from shared.db.engine import DATABASE_ERRORS
+from shared.db.engine import DATABASE_ERRORS, writing
 from shared.db.repositories import audit, provider_credentials
 from shared.db.repositories.provider_credentials import CredentialRecord, place_of
 from shared.domain.principal import Principal
@@ -79,7 +79,7 @@ async def store(request: Request) -> CredentialView:
     check(_CREDENTIAL, document)
     sealer, now = sealer_of(via), SystemClock().now()
     record = _sealed(document, via, principal, sealer, now)
-    async with within_reach("Provider keys"), via.engine.begin() as connection:
+    async with within_reach("Provider keys"), writing(via.engine) as connection:
         if await provider_credentials.count_of(connection, principal.account) >= MAX_KEYS:
             raise Conflict(f"This account has {MAX_KEYS} keys already: delete one first.")
         await provider_credentials.create(connection, record)
@@ -134,7 +134,7 @@ async def revoke(credential_id: str, request: Request) -> None:
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.CREDENTIALS_WRITE)
     wanted, now = _id_of(credential_id), SystemClock().now()
-    async with within_reach("Provider keys"), via.engine.begin() as connection:
+    async with within_reach("Provider keys"), writing(via.engine) as connection:
         record = await provider_credentials.find(connection, wanted, account=principal.account)
         if record is None:
             raise _missing()

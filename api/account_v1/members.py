@@ -22,6 +22,7 @@ from api.posted import posted
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth.announcement import tell
 from shared.clock import SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import accounts, memberships, users
 from shared.domain.grants import require_may_give_role
 from shared.domain.principal import Principal
@@ -165,7 +166,7 @@ async def _changing(
 ) -> AsyncIterator[AsyncConnection]:
     """One transaction at a time over the account's members; what became of it is told to all processes."""
     async with within_reach("Members"):
-        async with via.engine.begin() as connection:
+        async with writing(via.engine) as connection:
             await accounts.hold(connection, principal.account)
             yield connection
         await tell(

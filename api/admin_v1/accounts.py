@@ -20,6 +20,7 @@ from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth.announcement import tell
 from shared.clock import SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import accounts
 from shared.domain.allowance import Tier
 from shared.errors import NotFound
@@ -87,7 +88,7 @@ async def create(request: Request, operator: Operator) -> AccountView:
     document = await document_of(request, _ACCOUNT)
     account = AccountId(document["id"]) if "id" in document else new_account_id()
     tier, limits = Tier(document.get("tier", Tier.STANDARD)), limits_from(document.get("limits"))
-    async with within_reach("Accounts"), broker_of(request).engine.begin() as connection:
+    async with within_reach("Accounts"), writing(broker_of(request).engine) as connection:
         await accounts.create(
             connection, account, name=document["name"], tier=tier, limits=limits, at=SystemClock().now()
         )
@@ -123,7 +124,7 @@ async def change(request: Request, account_id: str, operator: Operator) -> Accou
     limits = limits_from(document["limits"]) if "limits" in document else None
     via = broker_of(request)
     async with within_reach("Accounts"):
-        async with via.engine.begin() as connection:
+        async with writing(via.engine) as connection:
             if not await accounts.change(
                 connection, wanted, name=document.get("name"), tier=tier, limits=limits
             ):

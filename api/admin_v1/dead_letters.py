@@ -25,6 +25,7 @@ from api.deps import broker_of, request_id_of
 from api.json_body import parse_object
 from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
+from shared.db.engine import writing
 from shared.errors import InvalidRequest, NotFound, Overloaded
 from shared.ids import JOB_ID, AccountId, JobId
 from shared.queue.dead_letters import ALL, MAX_PAGE, Which
@@ -148,7 +149,7 @@ async def _note(request: Request, by: str, act: str, object_id: str | None, **fa
     client = request.client.host if request.client else None
     logger.info(act, by=by, client=client, request_id=request_id_of(request.scope), **facts)
     try:
-        async with within_reach("Audit events"), broker_of(request).engine.begin() as connection:
+        async with within_reach("Audit events"), writing(broker_of(request).engine) as connection:
             await audited(
                 connection, request, by, f"dead-letter.{act.rpartition(' ')[2]}", object_id, **facts
             )

@@ -18,6 +18,7 @@ from shared.auth import session_end
 from shared.auth.people import change_user, create_user
 from shared.auth.sessions import normal_email
 from shared.clock import SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import memberships, users
 from shared.domain.roles import Role
 from shared.errors import Conflict, NotFound
@@ -85,7 +86,7 @@ async def create(request: Request, operator: Operator) -> AdminUserView:
     role = Role(document.get("role", Role.ADMIN if account is None else Role.MEMBER))
     hashed = await via.passwords.hash(document["password"])
     is_operator = document.get("operator", False)
-    async with within_reach("Users"), via.engine.begin() as connection:
+    async with within_reach("Users"), writing(via.engine) as connection:
         record, account = await create_user(
             connection,
             email,
@@ -127,7 +128,7 @@ async def change(request: Request, user_id: str, operator: Operator) -> AdminUse
     via, password = broker_of(request), document.get("password")
     hashed = None if password is None else await via.passwords.hash(password)
     async with within_reach("Users"):
-        async with via.engine.begin() as connection:
+        async with writing(via.engine) as connection:
             record = await change_user(
                 connection,
                 wanted,

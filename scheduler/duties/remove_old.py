@@ -10,7 +10,7 @@ from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.clock import Clock
-from shared.db.engine import DATABASE_ERRORS
+from shared.db.engine import DATABASE_ERRORS, writing
 from shared.db.repositories import audit, conversations, refresh_tokens, usage
 from shared.settings import Settings
 
@@ -34,7 +34,7 @@ async def remove_old(database: AsyncEngine, settings: Settings, *, clock: Clock)
             if days:
                 before = clock.now() - timedelta(days=days)
                 removed[name] = await _all_of(database, lambda c, r=remove, b=before: r(c, b, limit=BATCH))  # type: ignore[misc]
-        async with database.begin() as connection:
+        async with writing(database) as connection:
             removed["sessions"] = await refresh_tokens.remove_expired(connection, clock.now())
     except DATABASE_ERRORS as exc:
         logger.warning("old rows not removed", error=type(exc).__name__)
@@ -45,7 +45,7 @@ async def _all_of(database: AsyncEngine, remove: Callable[[AsyncConnection], Awa
     """In transactions of a batch each, so that nothing waits for long."""
     removed = 0
     while True:
-        async with database.begin() as connection:
+        async with writing(database) as connection:
             batch = await remove(connection)
         removed += batch
         if batch < BATCH:

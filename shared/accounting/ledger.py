@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import keyspace
 from shared.clock import Clock, SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import usage
 from shared.db.repositories.usage import SettledJob
 from shared.domain.job import Job, UnknownEnvelope
@@ -187,7 +188,7 @@ class LedgerWriter:
                 accepted.append(entry)
         if batch:
             await self._settle_reservations(batch)
-            async with self._engine.begin() as connection:
+            async with writing(self._engine) as connection:
                 await usage.record_settlements(connection, batch, markup_percent=self._markup_percent)
             await self._acknowledge(shard, accepted)
         for entry, reason in rejected:

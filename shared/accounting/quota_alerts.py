@@ -16,6 +16,7 @@ from loguru import logger
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.clock import Clock, SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import alerts
 from shared.db.repositories.alerts import QuotaAlert
 from shared.egress.rules import EgressFailed
@@ -54,7 +55,7 @@ class QuotaAlerts:
         """
         for key, count in tuple(self._passed.items()):
             account, *_ = key
-            async with self._database.begin() as connection:
+            async with writing(self._database) as connection:
                 wanted = await alerts.settings_of(connection, account)
                 for percent in () if wanted is None else wanted.thresholds:
                     if count.used * 100 >= count.limit * percent:
@@ -74,7 +75,7 @@ class QuotaAlerts:
             again = None
             if not delivered and wanted is not None and alert.tries + 1 < MAX_TRIES:
                 again = now + min(_FIRST_PAUSE * 2**alert.tries, _LONGEST_PAUSE)
-            async with self._database.begin() as connection:
+            async with writing(self._database) as connection:
                 await alerts.note_try(
                     connection, alert, delivered_at=now if delivered else None, next_try_at=again
                 )

@@ -7,6 +7,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared.auth.announcement import announce
 from shared.clock import Clock
+from shared.db.engine import writing
 from shared.db.repositories import preferences
 from shared.domain.principal import Preference
 from shared.errors import Overloaded
@@ -36,7 +37,7 @@ async def prefer(
     settings: AuthSettings,
 ) -> None:
     """Store a preference of `account`, or none. Raises PreferenceNotAnnounced, or what the database does."""
-    async with database.begin() as connection:
+    async with writing(database) as connection:
         if preference is None:
             await preferences.remove(connection, account)
         else:

@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared import keyspace
 from shared.auth.key_entry import KeyEntries
 from shared.clock import Clock
+from shared.db.engine import writing
 from shared.db.repositories import api_keys
 from shared.errors import NotFound, Overloaded
 from shared.ids import AccountId, ApiKeyId
@@ -62,7 +63,7 @@ async def revoke_row(
 
     For where no Redis is known: running processes follow within `key_cache_seconds`.
     """
-    async with database.begin() as connection:
+    async with writing(database) as connection:
         if account is None:
             digest = await api_keys.revoke_for_operator(connection, key_id, at=clock.now())
         else:

@@ -25,6 +25,7 @@ from shared.auth.access_tokens import AccessTokens, Claims
 from shared.auth.passwords import Passwords
 from shared.auth.people import create_user
 from shared.clock import Clock, SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import audit, memberships, refresh_tokens, users
 from shared.db.repositories.refresh_tokens import RefreshTokenRecord
 from shared.db.repositories.users import UserRecord
@@ -95,7 +96,7 @@ class Sessions:
         normal = normal_email(email)
         hashed = await self._passwords.hash(password)
         now = self._clock.now()
-        async with self._database.begin() as connection:
+        async with writing(self._database) as connection:
             record, account = await create_user(connection, normal, name, hashed, now=now)
             await self._audit(connection, client, account, record.id, "user.registered", record.id)
             return await self._begin(connection, record, account, now)
@@ -116,7 +117,7 @@ class Sessions:
             raise AuthenticationFailed(_LOGIN_REFUSED)
         now = self._clock.now()
         newer = await self._passwords.hash(password) if self._passwords.is_outdated(stored) else None
-        async with self._database.begin() as connection:
+        async with writing(self._database) as connection:
             its = await memberships.accounts_of(connection, found.id)
             if not its or (account is not None and account not in its):
                 raise AuthenticationFailed(_LOGIN_REFUSED)
@@ -131,7 +132,7 @@ class Sessions:
         if not _REFRESH.match(token):
             raise AuthenticationFailed(_REFRESH_REFUSED)
         digest, now = self._digest(token), self._clock.now()
-        async with self._database.begin() as connection:
+        async with writing(self._database) as connection:
             used = await refresh_tokens.use(connection, digest, now=now, by=client.fingerprint)
             repeated = None if used is not None else await self._repeated(connection, digest, client, now)
             of = used or repeated
@@ -147,7 +148,7 @@ class Sessions:
         Access tokens are ended by `session_end.end`, which tells every process.
         """
         now = self._clock.now()
-        async with self._database.begin() as connection:
+        async with writing(self._database) as connection:
             if everywhere:
                 await users.end_sessions(connection, claims.user)
                 await refresh_tokens.revoke_of_user(connection, claims.user, at=now)
@@ -165,7 +166,7 @@ class Sessions:
         if found is None or not await self._passwords.verify(old, found.password_hash):
             raise AuthenticationFailed(_LOGIN_REFUSED)
         hashed, now = await self._passwords.hash(new), self._clock.now()
-        async with self._database.begin() as connection:
+        async with writing(self._database) as connection:
             await users.change(connection, found.id, password_hash=hashed)
             await users.end_sessions(connection, found.id)
             await refresh_tokens.revoke_of_user(connection, found.id, at=now)

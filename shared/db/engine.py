@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Final
 
 import asyncpg  # type: ignore[import-untyped]  # ships no type information
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from shared.settings import Settings
@@ -25,6 +26,7 @@ POOL_WAIT_SECONDS: Final = 2.0
 CONNECT_SECONDS: Final = 2.0
 STATEMENT_SECONDS: Final = 5.0
 LOCK_SECONDS: Final = 2.0
+_WRITES: Final = "headrace_writes"
 
 DATABASE_ERRORS: Final = (
     SQLAlchemyError,
@@ -127,8 +129,18 @@ def _prepare_sqlite(connection: DBAPIConnection, _: ConnectionPoolEntry) -> None
     cursor.close()
 
 
+def writing(engine: AsyncEngine) -> AbstractAsyncContextManager[AsyncConnection]:
+    """`engine.begin()`, for a transaction that writes.
+
+    On SQLite it takes the write lock at once, waiting for it: one that reads first and writes
+    later is refused where somebody else wrote in between.
+    """
+    return engine.execution_options(**{_WRITES: True}).begin()
+
+
 def _begin(connection: Any) -> None:
-    connection.exec_driver_sql("BEGIN")
+    writes = connection.get_execution_options().get(_WRITES, False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
 def _begin_immediately(connection: Any) -> None:

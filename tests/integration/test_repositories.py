@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import func, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.db.engine import UnusableDatabaseUrl, async_url, create_engine
+from shared.db.engine import UnusableDatabaseUrl, async_url, create_engine, writing
 from shared.db.repositories import accounts, api_keys, usage
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.db.repositories.usage import SettledJob
+from shared.db.tables import account as account_table
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.ids import AccountId, ApiKeyId, JobId, RequestId, new_job_id
@@ -235,4 +237,22 @@ async def test_sqlite_waits_for_writers_and_checks_references(sqlite_url: str) -
         assert await connection.scalar(text("PRAGMA journal_mode")) == "wal"
         assert await connection.scalar(text("PRAGMA foreign_keys")) == 1
         assert await connection.scalar(text("PRAGMA busy_timeout")) == 5_000
+    await engine.dispose()
+
+
+async def test_a_transaction_that_reads_before_it_writes_is_not_refused_for_others_that_wrote(
+    database_url: str,
+) -> None:
+    engine = create_engine(database_url)
+    now = datetime.now(UTC)
+
+    async def reads_and_writes(number: int) -> None:
+        async with writing(engine) as connection:
+            await connection.execute(select(func.count()).select_from(account_table))
+            await accounts.ensure(connection, AccountId(f"acc_{number}"), name="a", at=now)
+
+    await asyncio.gather(*map(reads_and_writes, range(8)))
+
+    async with engine.connect() as connection:
+        assert await connection.scalar(select(func.count()).select_from(account_table)) == 8
     await engine.dispose()
