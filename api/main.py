@@ -19,7 +19,7 @@ from redis.exceptions import RedisError
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, api_keys, audit, auth, credentials, members, usage
+from api.account_v1 import alerts, api_keys, audit, auth, credential_check, credentials, members, usage
 from api.admin_v1 import accounts, dead_letters, users
 from api.admin_v1.guard import require_admin
 from api.admission import Admission
@@ -210,6 +210,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         auth,
         api_keys,
         members,
+        credential_check,
         credentials,
         usage,
         alerts,

@@ -68,6 +68,11 @@ class Place:
         return _FORMAT + b"".join(len(part).to_bytes(4, "big") + part for part in parts)
 
 
+def candidate_place(account: str, job: str, provider: str) -> Place:
+    """Of a key that is to be tried by this one job, and is stored nowhere."""
+    return Place(account, job, f"candidate {provider}")
+
+
 def new_master_key() -> tuple[str, str]:
     """Its private half and its public half, as settings hold them."""
     private = X25519PrivateKey.generate()

@@ -95,6 +95,10 @@ class OwnCredentials:
         """Raises ProviderCredentialRefused."""
         return self._opened(record.sealed, record.place, profile, frozenset(record.origins))
 
+    def open_candidate(self, sealed: bytes, place: Place, profile: ProviderProfile) -> OwnKey:
+        """A key that is stored nowhere, and is to be tried. Raises ProviderCredentialRefused."""
+        return self._opened(sealed, place, profile, profile.origins)
+
     def _opened(
         self, sealed: bytes, place: Place, profile: ProviderProfile, origins: frozenset[str]
     ) -> OwnKey:

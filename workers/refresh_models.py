@@ -19,8 +19,7 @@ from redis.exceptions import RedisError
 
 from shared import keyspace
 from shared.domain.job import Target
-from shared.errors import ProviderAnswerInvalid, ProviderError, ProviderTimeout, ProviderUnavailable
-from shared.providers import refusals
+from shared.errors import ProviderError, ProviderTimeout, ProviderUnavailable
 from shared.providers.catalogue import ListedModel
 from shared.providers.model_lists import (
     LIST_SECONDS,
@@ -29,19 +28,16 @@ from shared.providers.model_lists import (
     ModelLists,
     ProviderStatus,
     list_to_wire,
-    read_list,
 )
 from shared.providers.profile import ProviderProfile
 from shared.queue.redis_link import RedisLink
-from workers.call_provider import FOREIGN, map_foreign, read_capped
+from workers.call_provider import FOREIGN, map_foreign
+from workers.fetch_models import fetch_models
 from workers.run_job import WorkerContext
 
-ANSWER_SECONDS: Final = 10.0
 RETRY_SECONDS: Final = 60.0
 _CLAIM_SECONDS: Final = 30.0
 """Longer than one look takes, so that a worker that dies meanwhile costs no more than this."""
-_MAX_LIST_BYTES: Final = 8 * 1024 * 1024
-_NO_LIST: Final = frozenset({404, 405, 501})
 
 
 async def keep_models(context: WorkerContext, link: RedisLink, providers: Sequence[str]) -> None:
@@ -92,7 +88,14 @@ async def _ask(
     started = time.monotonic()
     models, error = None, None
     try:
-        models = await _fetch(context, profile)
+        target = Target(profile.id, "")
+        models = await fetch_models(
+            context.transport,
+            profile,
+            context.settings.provider,
+            credential=target.credential,
+            auth_headers=context.credentials.headers(target, profile),
+        )
     except ProviderError as exc:
         error = exc
     except (TimeoutError, *FOREIGN) as exc:
@@ -110,27 +113,6 @@ async def _ask(
         listed_at=None if models is None else now,
     )
     return record, models
-
-
-async def _fetch(context: WorkerContext, profile: ProviderProfile) -> list[ListedModel] | None:
-    """None from a provider that answers and keeps no list. Raises ProviderError, or one of FOREIGN."""
-    target = Target(profile.id, "")
-    headers = {**profile.headers, **context.credentials.headers(target, profile)}
-    session = context.transport.session(profile, target.credential, headers)
-    async with (
-        asyncio.timeout(min(ANSWER_SECONDS, context.settings.provider.first_byte_seconds)),
-        session.get(profile.url(profile.models_path), allow_redirects=False) as response,
-    ):
-        if response.status in _NO_LIST:
-            return None
-        body = await read_capped(response, _MAX_LIST_BYTES, profile)
-        if response.status != 200:
-            told = {name.lower(): value for name, value in response.headers.items()}
-            raise refusals.from_http(response.status, told, body, profile=profile)
-    try:
-        return read_list(body, profile.id)
-    except ValueError as exc:
-        raise ProviderAnswerInvalid(f"{profile.name} answered with no list.", provider=profile.id) from exc
 
 
 def _ms(seconds: float) -> int:

@@ -12,7 +12,7 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from shared import faultpoints
-from shared.domain.job import DEFAULT_CREDENTIAL, JobState, Target, UnknownEnvelope
+from shared.domain.job import DEFAULT_CREDENTIAL, JobKind, JobState, Target, UnknownEnvelope
 from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.errors import (
     AllProvidersFailed,
@@ -32,6 +32,7 @@ from shared.queue.frames import ResultHead
 from shared.settings import Settings
 from workers.attempts import Move, Retry, Step, next_step
 from workers.call_provider import CallProgress, call_provider
+from workers.check_credential import check_credential
 from workers.gate import Gate, Wait, WaitReason
 from workers.in_flight import Flight, InFlight, StopReason
 from workers.own_credentials import OwnCredentials
@@ -133,6 +134,9 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
             raise StopAsked
 
     profile = ctx.registry.get(target.provider)
+    if job.kind is JobKind.CREDENTIAL_CHECK:
+        await _check_credential(ctx, lease, progress, profile)
+        return
     sealed = None
     if target.credential != DEFAULT_CREDENTIAL:
         try:
@@ -189,6 +193,36 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         tail_first=next_ordinal,
     )
     faultpoints.hit("W8")
+
+
+async def _check_credential(
+    ctx: WorkerContext, lease: Lease, progress: CallProgress, profile: ProviderProfile
+) -> None:
+    """Past the gate: it is no call on any account that is kept here. Its caller tries again, if anybody."""
+    try:
+        async with asyncio.timeout(lease.remaining_ms / 1000):
+            body = await check_credential(
+                lease.job,
+                profile,
+                own_credentials=ctx.own_credentials,
+                transport=ctx.transport,
+                settings=ctx.settings.provider,
+            )
+    except TimeoutError:
+        late = DeadlineExceeded("The deadline passed before the provider answered.")
+        await _failed(ctx, lease, progress, late)
+        return
+    except BrokerError as error:
+        await _failed(ctx, lease, progress, error)
+        return
+    settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
+    await ctx.consumer.finish(
+        lease,
+        JobState.SUCCEEDED,
+        head=_head(lease, settlement, status=200).to_wire(),
+        body=body,
+        settlement=settlement,
+    )
 
 
 def _note_limits(ctx: WorkerContext, target: Target, progress: CallProgress) -> None:

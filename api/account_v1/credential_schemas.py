@@ -27,6 +27,12 @@ class CredentialIn(TypedDict, total=False):
     name: Required[DisplayName]
 
 
+@with_config(_STRICT)
+class Candidate(TypedDict, total=False):
+    provider: Required[ProviderId]
+    apiKey: Required[ProviderKey]
+
+
 class CredentialView(BaseModel):
     """`maskedKey`: to recognise it by."""
 
@@ -39,3 +45,16 @@ class CredentialView(BaseModel):
 
 class CredentialList(BaseModel):
     data: list[CredentialView]
+
+
+class CheckDetails(BaseModel):
+    """`hasAccess`: whether the provider serves anybody on it; a key without credit is valid and has none."""
+
+    hasAccess: bool  # noqa: N815 - the name that callers know
+    models: list[str]
+
+
+class CheckView(BaseModel):
+    valid: bool
+    provider: str
+    details: CheckDetails

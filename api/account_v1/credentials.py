@@ -154,6 +154,13 @@ def sealer_of(via: Broker) -> Sealer:
     return via.sealer
 
 
+def require_address(provider: str, via: Broker) -> None:
+    """Raises NotFound for a provider that is not there, InvalidRequest for one without an address."""
+    require_provider(provider, via)
+    if not via.registry.has_address(provider):
+        raise fault("provider", "has no address here")
+
+
 def masked(key: str) -> str:
     """`sk-ant-...xyz`: how its provider begins all keys, and how this one ends."""
     prefix = _PREFIX.match(key)
@@ -166,9 +173,7 @@ def _sealed(
     document: dict[str, Any], via: Broker, principal: Principal, sealer: Sealer, now: datetime
 ) -> CredentialRecord:
     provider, key = document["provider"], document["apiKey"]
-    require_provider(provider, via)
-    if not via.registry.has_address(provider):
-        raise fault("provider", "has no address here")
+    require_address(provider, via)
     credential, origins = new_credential_id(), tuple(sorted(via.registry.get(provider).origins))
     return CredentialRecord(
         id=credential,

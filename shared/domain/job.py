@@ -80,6 +80,8 @@ class JobKind(StrEnum):
     """`{model, text, max_length, min_length}` to `{id, model, summary}`."""
     COUNT_TOKENS = "count_tokens"
     """Anthropic messages to `{input_tokens}`: nothing is generated, nothing charged."""
+    CREDENTIAL_CHECK = "credential_check"
+    """`{sealed}`, a key for the workers to open, to `{valid, has_access, models}`: nothing is charged."""
 
 
 class Lane(StrEnum):
@@ -102,6 +104,8 @@ class Surface(StrEnum):
 
 DEFAULT_CREDENTIAL: Final = "default"
 """The broker's own at a provider."""
+CANDIDATE_CREDENTIAL: Final = "candidate"
+"""One that is stored nowhere, and is being tried."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -173,6 +173,8 @@ class ProviderProfile:
         return base + path
 
     def serves(self, kind: JobKind) -> bool:
+        if kind is JobKind.CREDENTIAL_CHECK:
+            return bool(self.models_path)
         needed = _NEEDED.get(kind)
         return (needed is None or needed in self.capabilities) and self._codec(kind) is not None
 

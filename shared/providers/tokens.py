@@ -143,6 +143,9 @@ class _Prompt:
     def summarization(self, document: Mapping[str, Any]) -> None:
         self.text(document.get("text"))
 
+    def nothing(self, document: Mapping[str, Any]) -> None:
+        """No model reads it."""
+
 
 _READERS: Final[Mapping[JobKind, Callable[[_Prompt, Mapping[str, Any]], None]]] = {
     JobKind.CHAT: _Prompt.conversation,
@@ -153,6 +156,7 @@ _READERS: Final[Mapping[JobKind, Callable[[_Prompt, Mapping[str, Any]], None]]] 
     JobKind.EMBEDDINGS: _Prompt.embeddings,
     JobKind.RERANK: _Prompt.rerank,
     JobKind.SUMMARIZATION: _Prompt.summarization,
+    JobKind.CREDENTIAL_CHECK: _Prompt.nothing,
 }
 
 

@@ -14,6 +14,7 @@ from sqlalchemy import text
 from shared.db.engine import create_engine
 from shared.domain.roles import Role
 from shared.ids import AccountId
+from shared.queue.links import open_link
 from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack, start_apart
 from tests.fixtures.stack import FreshStack
@@ -267,3 +268,143 @@ async def test_a_provider_that_only_the_account_has_a_key_for_works_for_it_alone
     ids = [provider["id"] for provider in listed]
     assert "openai" in ids
     assert "anthropic" not in ids
+
+
+async def validated(client: httpx.AsyncClient, key: str, provider: str = "anthropic") -> httpx.Response:
+    return await client.post(f"{PATH}/validate", json={"provider": provider, "apiKey": key})
+
+
+async def test_a_good_key_is_valid_and_shows_its_models(stack: Stack) -> None:
+    async with await client_of(stack) as client:
+        for provider in ("anthropic", "openai"):
+            answer = await validated(client, CANARY, provider)
+
+            assert answer.status_code == 200, answer.text
+            assert answer.json() == {
+                "valid": True,
+                "provider": provider,
+                "details": {"hasAccess": True, "models": ["scripted-large", "scripted-small"]},
+            }
+        assert (await client.get(PATH)).json() == {"data": []}
+
+
+@pytest.mark.parametrize(("status", "valid"), [(401, False), (403, False), (402, True)])
+async def test_a_refused_key_is_an_answer(stack: Stack, status: int, valid: bool) -> None:
+    async with await client_of(stack) as client:
+        answer = await validated(client, f"sk-refused-with-{status}")
+
+    assert answer.status_code == 200, answer.text
+    details = {"hasAccess": False, "models": []}
+    assert answer.json() == {"valid": valid, "provider": "anthropic", "details": details}
+
+
+@pytest.mark.parametrize(("status", "told"), [(429, 429), (500, 502), (503, 503)])
+async def test_a_provider_that_does_not_say_is_an_error_and_nothing_of_the_brokers(
+    stack: Stack, status: int, told: int
+) -> None:
+    async with await client_of(stack) as client, await client_of(stack) as other:
+        answer = await validated(client, f"sk-refused-with-{status}")
+        after = await asked(other)
+
+    assert answer.status_code == told, answer.text
+    assert "valid" not in answer.json()
+    assert "sk-refused" not in answer.text
+    assert after.status_code == 200
+
+
+async def test_a_check_is_charged_nothing(stack: Stack) -> None:
+    account = an_account()
+    async with await client_of(stack, account) as client:
+        await validated(client, CANARY)
+
+    async def is_settled() -> bool:
+        return bool(await rows(stack, query, account=account))
+
+    query = "SELECT * FROM usage WHERE account_id = :account"
+    await eventually(is_settled, "check in the ledger")
+    [row] = await rows(stack, query, account=account)
+    assert (row["kind"], row["credential_id"], row["outcome"]) == (
+        "credential_check",
+        "candidate",
+        "succeeded",
+    )
+    charged = ("cost_micro_usd", "billed_micro_usd", "prompt_tokens", "completion_tokens")
+    assert [row[name] for name in charged] == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        ({"apiKey": CANARY}, 422),
+        ({"provider": "openai"}, 422),
+        ({"provider": "openai", "apiKey": CANARY, "name": "x"}, 422),
+        ({"provider": "openai", "apiKey": f"{CANARY}\r\nx: y"}, 422),
+        ({"provider": "nobody", "apiKey": CANARY}, 404),
+        ({"provider": "perplexity", "apiKey": CANARY}, 400),
+    ],
+)
+async def test_what_cannot_be_checked_is_refused_and_not_repeated(
+    stack: Stack, body: dict[str, Any], status: int
+) -> None:
+    async with await client_of(stack) as client:
+        answer = await client.post(f"{PATH}/validate", json=body)
+
+    assert answer.status_code == status, answer.text
+    assert "canary" not in answer.text
+
+
+@pytest.mark.parametrize("role", [Role.MEMBER, Role.VIEWER, Role.SERVICE])
+async def test_only_who_may_store_keys_may_try_them(stack: Stack, role: Role) -> None:
+    async with await client_of(stack, role=role) as client:
+        assert (await validated(client, CANARY)).status_code == 403
+
+
+async def test_the_key_is_nowhere_but_in_the_call(fresh_stack: FreshStack) -> None:
+    stack = await fresh_stack()
+    async with await client_of(stack) as client, await client_of(stack) as other:
+        view = await stored(client)
+        listed = await client.get(PATH)
+        validated = await client.post(f"{PATH}/validate", json={"provider": "anthropic", "apiKey": CANARY})
+        streamed = await client.post(
+            CHAT, json={"model": "anthropic/claude-haiku-4-5", "messages": HELLO, "stream": True}
+        )
+        answered = await asked(client)
+        foreign = await other.get(f"{PATH}/{view['id']}")
+        wrong = await client.post(PATH, json={"provider": "nobody", "apiKey": CANARY, "name": CANARY[:3]})
+        usage = await client.get("/api/v1/usage/jobs")
+
+    said = [listed, validated, streamed, answered, foreign, wrong, usage]
+    assert validated.status_code == 200
+    assert streamed.status_code == answered.status_code == 200
+    assert not [answer.text for answer in said if CANARY in answer.text]
+    assert not [name for name, output in stack.logs().items() if CANARY in output]
+    assert CANARY not in str([await rows(stack, f"SELECT * FROM {table}") for table in TABLES])  # noqa: S608
+    found = await everything_in(stack.redis.url)
+    assert len(found) > 5
+    assert view["id"].encode() in found
+    assert CANARY.encode() not in found
+    assert CANARY in await keys_seen(stack)
+
+
+TABLES = ("account", "api_key", "provider_credential", "usage", "usage_attempt", "audit_event")
+
+
+async def everything_in(url: str) -> bytes:
+    """Every key of a Redis with what it holds, and not as a dump: those may be compressed."""
+    readers: dict[bytes, tuple[Any, ...]] = {
+        b"string": ("GET",),
+        b"hash": ("HGETALL",),
+        b"stream": ("XRANGE", "-", "+"),
+        b"zset": ("ZRANGE", 0, -1),
+        b"set": ("SMEMBERS",),
+        b"list": ("LRANGE", 0, -1),
+    }
+    link = open_link(url, timeout=5)
+    parts = []
+    try:
+        for key in await link.execute("KEYS", "*"):
+            command, *rest = readers[(await link.execute("TYPE", key))]
+            parts.append(key + repr(await link.execute(command, key, *rest)).encode())
+    finally:
+        await link.close()
+    return b"\n".join(parts)

@@ -133,7 +133,7 @@ def test_the_public_half_follows_from_the_private_one() -> None:
 @pytest.mark.parametrize(
     "wrong",
     ["", "hrpublic_", PRIVATE, PUBLIC[:-1], PUBLIC + "A", "hrpublic_ä", PUBLIC[9:]],
-    ids=["empty", "no key", "the other half", "cut", "longer", "not ASCII", "no prefix"],
+    ids=["empty", "prefix", "private", "shorter", "longer", "no-ascii", "bare"],
 )
 def test_what_is_no_public_half_is_refused_without_being_repeated(wrong: str) -> None:
     with pytest.raises(MasterKeyInvalid) as refused:
@@ -143,9 +143,7 @@ def test_what_is_no_public_half_is_refused_without_being_repeated(wrong: str) ->
 
 
 @pytest.mark.parametrize(
-    "wrong",
-    ["", PUBLIC, PRIVATE[:-2], PRIVATE + "A"],
-    ids=["empty", "the other half", "cut", "longer"],
+    "wrong", ["", PUBLIC, PRIVATE[:-2], PRIVATE + "A"], ids=["empty", "public", "shorter", "longer"]
 )
 def test_what_is_no_private_half_is_refused_without_being_repeated(wrong: str) -> None:
     for private, before in ((wrong, []), (PRIVATE, [wrong])):
