@@ -16,6 +16,7 @@ import uvicorn
 from fastapi import Depends, FastAPI
 from loguru import logger
 from redis.exceptions import RedisError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
@@ -41,12 +42,14 @@ from api.unified_v1 import models as unified_models
 from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.access_tokens import access_tokens
+from shared.auth.first_operator import FirstOperator, make_first_operator
 from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
 from shared.auth.sessions import Sessions
+from shared.clock import SystemClock
 from shared.crypto import Sealer
-from shared.db.engine import create_engine, url_of
+from shared.db.engine import DATABASE_ERRORS, create_engine, url_of
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
 from shared.limits.reservations import Reservations
@@ -73,6 +76,7 @@ from shared.routing.watch import RoutingWatch
 from shared.settings import Settings
 
 _KEY_VERSION_SECONDS: Final = 2.0
+_FIRST_OPERATOR_SECONDS: Final = 5.0
 OPEN_PATHS: Final = frozenset(
     {
         *("/health/live", "/health/ready"),
@@ -101,9 +105,11 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         tokens = access_tokens(settings)
         keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth, tokens=tokens)
         passwords = Passwords(slots=settings.accounts.password_slots, queue=settings.accounts.password_queue)
-        sessions = None
-        if tokens is not None:
-            sessions = Sessions(engine, tokens, passwords, pepper=pepper, settings=settings.accounts)
+        sessions = (
+            None
+            if tokens is None
+            else Sessions(engine, tokens, passwords, pepper=pepper, settings=settings.accounts)
+        )
         producer = Producer(link, settings.queue)
         presence = Presence(link, settings.queue, registry.profiles)
         memory = MemoryWatch(link, settings.queue)
@@ -151,6 +157,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             sessions=sessions,
             sealer=None if settings.master_public_key is None else Sealer(settings.master_public_key),
         )
+        await _make_first_operator(settings, engine, passwords)
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
         await replies.start()
@@ -282,6 +289,25 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
     result: ResultHead | None = state.get("result")
     if result is not None:
         metrics.count_tokens(provider, prompt=result.prompt_tokens, completion=result.completion_tokens)
+
+
+async def _make_first_operator(settings: Settings, engine: AsyncEngine, passwords: Passwords) -> None:
+    """Where there is none. No reason not to start: calls are answered without the database as well."""
+    if settings.admin_email is None or settings.admin_password is None:
+        return
+    password = settings.admin_password.get_secret_value()
+    try:
+        async with asyncio.timeout(_FIRST_OPERATOR_SECONDS):
+            done = await make_first_operator(
+                engine, passwords, settings.admin_email, password, now=SystemClock().now()
+            )
+    except (*DATABASE_ERRORS, BrokerError) as exc:
+        logger.warning("first operator not made", error=type(exc).__name__)
+        return
+    if done is FirstOperator.MADE:
+        logger.info("first operator made", variable="HEADRACE_ADMIN_EMAIL")
+    elif done is FirstOperator.EMAIL_TAKEN:
+        logger.warning("first operator not made: make the user one by `headrace users operator`")
 
 
 async def _hear_revocations(link: RedisLink, keys: KeyLookup) -> None:

@@ -13,9 +13,12 @@ from pydantic_settings import SettingsError
 from cli import production
 from shared import faultpoints
 from shared.auth.api_keys import MIN_PEPPER_BYTES
+from shared.auth.passwords import check_form
+from shared.auth.sessions import normal_email
 from shared.crypto import MasterKeyInvalid, Opener, Sealer
 from shared.db.engine import UnusableDatabaseUrl, async_url, url_of
 from shared.egress.rules import EgressFailed, EgressRules, check_url
+from shared.errors import InvalidRequest
 from shared.providers.catalogue import Catalogue
 from shared.providers.catalogue_file import CatalogueFileInvalid
 from shared.providers.custom import ProvidersFileInvalid
@@ -67,6 +70,7 @@ def check_or_exit(settings: Settings, *, checks_keys: bool = False) -> None:
         fail(" ".join(str(invalid).split()))
     _check_master_keys(settings)
     _check_issuers_or_exit(settings)
+    _check_first_operator_or_exit(settings)
     if settings.environment == "production":
         refused = production.complaint(settings, registry, checks_keys=checks_keys)
         if refused is None and settings.redis_url is not None:
@@ -133,6 +137,20 @@ def pepper_or_exit(settings: Settings) -> bytes:
     if len(pepper) < MIN_PEPPER_BYTES:
         fail(f"HEADRACE_KEY_PEPPER is too short: it takes at least {MIN_PEPPER_BYTES} bytes.")
     return pepper
+
+
+def _check_first_operator_or_exit(settings: Settings) -> None:
+    if (settings.admin_email is None) != (settings.admin_password is None):
+        fail("HEADRACE_ADMIN_EMAIL and HEADRACE_ADMIN_PASSWORD go together: set both or none.")
+    if settings.admin_email is None or settings.admin_password is None:
+        return
+    try:
+        normal_email(settings.admin_email)
+        check_form(settings.admin_password.get_secret_value())
+    except InvalidRequest as invalid:
+        # `email: must be an email address` and the like.
+        name, _, problem = invalid.message.partition(":")
+        fail(f"HEADRACE_ADMIN_{name.upper()}:{problem}")
 
 
 def _check_issuers_or_exit(settings: Settings) -> None:

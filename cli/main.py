@@ -12,7 +12,7 @@ import typer
 import uvloop
 from loguru import logger
 
-from cli import credentials, db, dlq, keys, master_key, up
+from cli import credentials, db, dlq, keys, master_key, up, users
 from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
 from shared.observability.logging import configure as configure_logging
@@ -26,7 +26,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.add_typer(keys.app, name="keys", help="API keys: create, list, revoke.")
+app.add_typer(keys.app, name="keys", help="API keys: create, list, rotate, revoke.")
+app.add_typer(users.app, name="users", help="Users: create, list, disable, enable, operator, password.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: list, show, redrive, purge.")
 app.add_typer(master_key.app, name="master-key", help="What seals the accounts' own provider keys: new.")
 app.add_typer(credentials.app, name="credentials", help="The accounts' own provider keys: rewrap.")

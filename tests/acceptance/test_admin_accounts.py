@@ -20,6 +20,7 @@ from tests.acceptance.people import (
 )
 from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack, start_apart
+from tests.fixtures.stack import FreshStack
 
 pytestmark = pytest.mark.xdist_group("accounts")
 
@@ -237,3 +238,25 @@ async def test_bad_input_is_told(stack: Stack) -> None:
     assert [answer.status_code for answer in answers] == [422] * len(answers)
     assert [answer.status_code for answer in missing] == [404] * 3
     assert all(PASSWORD not in answer.text for answer in answers)
+
+
+async def test_the_first_operator_of_the_settings_logs_in_and_operates(fresh_stack: FreshStack) -> None:
+    stack = await fresh_stack(
+        apis=2,
+        workers=0,
+        schedulers=0,
+        settings={
+            **SETTINGS,
+            "HEADRACE_ADMIN_EMAIL": "root@example.com",
+            "HEADRACE_ADMIN_PASSWORD": PASSWORD,
+        },
+    )
+    async with client_with(stack, "nothing") as client:
+        login = await client.post(
+            "/api/v1/auth/login", json={"email": "root@example.com", "password": PASSWORD}
+        )
+    async with client_with(stack, login.json()["token"], stack.apis[1]) as client:
+        users = (await client.get(USERS)).json()["data"]
+
+    assert [(user["email"], user["operator"]) for user in users] == [("root@example.com", True)]
+    assert all(PASSWORD not in process.output() for process in stack.apis)

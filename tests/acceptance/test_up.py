@@ -232,6 +232,7 @@ def test_no_child_outlives_it(how: signal.Signals, tmp_path: Path) -> None:
         ("HEADRACE_CATALOGUE_FILE", "missing.toml"),
         ("FAULTPOINTS", "W3@x"),
         ("REDIS_URL", "localhost:6379"),
+        ("HEADRACE_ADMIN_EMAIL", "root@example.com"),
     ],
 )
 def test_bad_configuration_is_one_line_that_names_it(
@@ -245,6 +246,24 @@ def test_bad_configuration_is_one_line_that_names_it(
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert variable in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("email", "password", "named"),
+    [
+        ("root", "correct horse battery", "HEADRACE_ADMIN_EMAIL: "),
+        ("root@example.com", "short", "HEADRACE_ADMIN_PASSWORD: "),
+    ],
+)
+def test_a_first_operator_that_cannot_be_one_is_one_line(
+    email: str, password: str, named: str, tmp_path: Path
+) -> None:
+    done = headrace("up", folder=tmp_path, HEADRACE_ADMIN_EMAIL=email, HEADRACE_ADMIN_PASSWORD=password)
+
+    assert done.returncode == os.EX_CONFIG
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(named)
+    assert password not in line
 
 
 @pytest.mark.parametrize("command", ["up", "api"])
