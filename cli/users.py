@@ -14,12 +14,12 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from cli import stores
 from cli.configuration import database_url_or_exit, fail, settings_or_exit
 from cli.table import print_table
-from shared.db.engine import writing
 from shared.auth.passwords import Passwords, check_form
 from shared.auth.people import change_user, create_user
 from shared.auth.session_end import EndNotAnnounced, end_all
 from shared.auth.sessions import normal_email
 from shared.clock import SystemClock
+from shared.db.engine import writing
 from shared.db.repositories import accounts, audit, memberships, users
 from shared.db.repositories.users import EmailTaken, UserRecord
 from shared.domain.roles import Role

@@ -8,10 +8,10 @@ from typing import Final
 
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from shared.db.engine import writing
 from shared.auth.passwords import Passwords
 from shared.auth.people import create_user
 from shared.auth.sessions import normal_email
+from shared.db.engine import writing
 from shared.db.repositories import accounts, audit, users
 from shared.db.repositories.users import EmailTaken
 from shared.domain.roles import Role
