@@ -100,7 +100,7 @@ async def _outcome(job: Job, request: Request, principal: Principal, via: Broker
     """It counts as a request of its caller, and costs nothing."""
     rules = via.admission.rules_of(principal, older_route=False)
     admitted = FREE
-    if rules.of:
+    if rules:
         job = replace(job, held=rules.holds)
         admitted = await via.admission.admit(rules, job, Estimate(0, 0))
     reply = via.replies.expect(job, request.receive, reader=new_reader())
