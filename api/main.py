@@ -36,7 +36,7 @@ from api.middleware.edge import Edge
 from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
-from api.unified_v1 import chat, estimate, jobs, preferences, providers, quota
+from api.unified_v1 import chat, conversations, estimate, jobs, preferences, providers, quota
 from api.unified_v1 import embeddings as unified_embeddings
 from api.unified_v1 import models as unified_models
 from api.unified_v1 import rerank as unified_rerank
@@ -212,6 +212,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         providers,
         unified_models,
         estimate,
+        conversations,
         preferences,
         quota,
         auth,

@@ -24,7 +24,7 @@ from api.replies import Reply
 from api.responses import RawHeaders
 from shared.domain.job import Surface
 from shared.errors import BrokerError
-from shared.ids import RequestId
+from shared.ids import JobId, RequestId
 
 DONE: Final = b"data: [DONE]\n\n"
 
@@ -84,6 +84,15 @@ class EventStream(Response):
         self._with_ids = with_ids
         self._heartbeat_seconds = heartbeat_seconds
         self._on_end = on_end
+
+    @property
+    def job_id(self) -> JobId:
+        return self._reply.job.id
+
+    @property
+    def is_whole(self) -> bool:
+        """Every event was handed on, and the job succeeded."""
+        return self._reply.at_end
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

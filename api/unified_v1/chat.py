@@ -9,6 +9,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api.checking import refuse_several_answers
+from api.conversation import take_turn
 from api.deps import authenticate, broker_of
 from api.json_body import parse_object
 from api.named_target import take_plan
@@ -54,13 +55,16 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 async def chat(request: Request) -> Response:
     """The same request and answer for every provider; a provider's own options are passed on.
 
-    A stream holds one answer: `n` above 1 is refused there.
+    A stream holds one answer: `n` above 1 is refused there. With `conversation_id`, `new` or the id of
+    one, what was said before goes in front of the messages, and this turn is kept with it.
     """
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_chat(document)
+    sent = dict(document) if "conversation_id" in document else None
+    turn = await take_turn(document, request, principal, via)
     plan = take_plan(document, JobKind.CHAT, request, principal, via)
     stream = document.get("stream") is True
     if stream:
@@ -77,8 +81,10 @@ async def chat(request: Request) -> Response:
         include_usage=True,
         render_body=_unified_answer,
         form=FORM,
+        sent=sent,
     )
-    return await submit(call, request, principal, via)
+    response = await submit(call, request, principal, via)
+    return response if turn is None else await turn.answered(response)
 
 
 def _unified_answer(result: Result) -> bytes:

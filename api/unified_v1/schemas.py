@@ -20,6 +20,7 @@ class ChatRequest(ChatOptions, total=False):
     provider: Provider | None
     model: Required[Model]
     messages: Required[Messages]
+    conversation_id: Annotated[str, StringConstraints(min_length=1, max_length=64)] | None
 
 
 CHAT_REQUEST: Final = TypeAdapter(ChatRequest)
@@ -58,6 +59,7 @@ class ChatAnswer(BaseModel):
     model: str
     choices: list[ChatChoice]
     usage: ChatUsage
+    conversation_id: str | None = None
 
 
 class ErrorDetail(BaseModel):
