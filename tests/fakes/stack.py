@@ -145,6 +145,11 @@ class DidNotStart(Exception):
         super().__init__(f"{process.name} (exit code {process.exit_code}) did not become ready:\n{output}")
 
 
+class SecretsLogged(Exception):
+    def __init__(self, leaks: list[str]) -> None:
+        super().__init__(", ".join(leaks))
+
+
 class Stack:
     """`settings`: environment variables of every process, over the fast profile."""
 
@@ -175,6 +180,13 @@ class Stack:
         self._settings = {**FAST, **(settings or {})}
         self._template = database_template
         self._pepper = secrets.token_urlsafe(48)
+        self.secrets: list[tuple[str, str]] = [("pepper", self._pepper)]
+        """Kinds and values of what no log may hold; tests add theirs."""
+        self.secrets += [
+            (name, value)
+            for name, value in self._settings.items()
+            if any(word in name for word in ("SECRET", "TOKEN", "MASTER_KEY", "PASSWORD")) and len(value) > 15
+        ]
         self.master_key, self._master_public_key = new_master_key()
         self._started = 0
         self._all: list[Process] = []
@@ -223,8 +235,21 @@ class Stack:
         self.end_now()
 
     def end_now(self) -> None:
-        """The same where nothing may be awaited. Also called when the interpreter exits."""
+        """The same where nothing may be awaited.
+
+        Raises SecretsLogged where any process wrote a secret of the stack: whatever a test did, and
+        whatever went wrong in it, no log may hold one.
+        """
+        logs = {log.name: log.read_bytes() for log in self._logs.glob("*.log")} if self._logs.exists() else {}
         self._end()
+        leaks = {
+            f"{kind} in {name}"
+            for name, log in logs.items()
+            for kind, secret in self.secrets
+            if secret.encode() in log
+        }
+        if leaks:
+            raise SecretsLogged(sorted(leaks))
 
     async def wait_ready(self) -> None:
         """Every api answers /health/ready with 200; every worker and scheduler said that it started."""
@@ -364,6 +389,7 @@ class Stack:
         engine = create_engine(self.database_url)
         now = datetime.now(UTC)
         token, record = api_keys.mint(self._pepper.encode(), account=account, name="stack", now=now)
+        self.secrets.append(("api key", token))
         try:
             async with engine.begin() as connection:
                 await accounts.ensure(connection, account, name=account, at=now)
