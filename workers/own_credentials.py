@@ -60,7 +60,8 @@ class OwnCredentials:
         self._clock = clock or SystemClock()
         self._known: OrderedDict[CredentialId, _Known] = OrderedDict()
         self._flights: dict[tuple[AccountId, CredentialId], asyncio.Task[CredentialRecord | None]] = {}
-        self._heard = 0
+        self._changed: set[CredentialId] = set()
+        """Heard of while they were asked about."""
         self._away_until = 0.0
 
     async def sealed(self, account: AccountId, target: Target, profile: ProviderProfile) -> CredentialRecord:
@@ -121,8 +122,9 @@ class OwnCredentials:
 
     def forget(self, credential: CredentialId) -> None:
         """A message on keyspace.REVOKED_CHANNEL arrived: ask about this one anew."""
-        self._heard += 1
         self._known.pop(credential, None)
+        if any(asked == credential for _, asked in self._flights):
+            self._changed.add(credential)
 
     async def aclose(self) -> None:
         flights = list(self._flights.values())
@@ -181,13 +183,14 @@ class OwnCredentials:
     ) -> CredentialRecord | None:
         record: CredentialRecord | None = None
         for _ in range(3):
-            heard = self._heard
+            self._changed.discard(credential)
             async with asyncio.timeout(ANSWER_SECONDS), database.connect() as connection:
                 record = await provider_credentials.find(connection, credential, account=account)
-            # A revocation heard meanwhile may be of this one, read before and kept after it.
-            if heard == self._heard:
+            # Revoked meanwhile, it may have been read before and would be kept after that.
+            if credential not in self._changed:
                 self._remember(account, credential, record)
                 break
+        self._changed.discard(credential)
         return record
 
     def _remember(

@@ -80,9 +80,9 @@ async def store(request: Request) -> CredentialView:
     sealer, now = sealer_of(via), SystemClock().now()
     record = _sealed(document, via, principal, sealer, now)
     async with within_reach("Provider keys"), writing(via.engine) as connection:
-        if await provider_credentials.count_of(connection, principal.account) >= MAX_KEYS:
-            raise Conflict(f"This account has {MAX_KEYS} keys already: delete one first.")
         await provider_credentials.create(connection, record)
+        if await provider_credentials.count_of(connection, principal.account) > MAX_KEYS:
+            raise Conflict(f"This account has {MAX_KEYS} keys already: delete one first.")
         await _audit(connection, request, principal, "credential.stored", record, now)
     try:
         await _announce(via, principal, record.id)
@@ -135,11 +135,12 @@ async def revoke(credential_id: str, request: Request) -> None:
     principal = await authenticate(request, via, Permission.CREDENTIALS_WRITE)
     wanted, now = _id_of(credential_id), SystemClock().now()
     async with within_reach("Provider keys"), writing(via.engine) as connection:
-        record = await provider_credentials.find(connection, wanted, account=principal.account)
+        account = principal.account
+        had_it = await provider_credentials.revoke(connection, wanted, account=account, at=now)
+        record = await provider_credentials.find(connection, wanted, account=account)
         if record is None:
             raise _missing()
-        if record.revoked_at is None:
-            await provider_credentials.revoke(connection, wanted, account=principal.account, at=now)
+        if had_it:
             await _audit(connection, request, principal, "credential.revoked", record, now)
     try:
         await _announce(via, principal, wanted)

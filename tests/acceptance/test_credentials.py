@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,11 @@ import httpx
 import pytest
 from sqlalchemy import text
 
+from api.account_v1.credentials import MAX_KEYS
 from shared.db.engine import create_engine
+from shared.db.repositories import provider_credentials
 from shared.domain.roles import Role
-from shared.ids import AccountId
+from shared.ids import AccountId, CredentialId
 from shared.queue.links import open_link
 from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack, start_apart
@@ -166,6 +170,40 @@ async def test_what_cannot_be_a_key_is_refused_and_not_repeated(
         assert "canary" not in answer.text
         assert "kkkk" not in answer.text
         assert (await client.get(PATH)).json() == {"data": []}
+
+
+async def test_keys_stored_and_deleted_at_once_are_all_stored_and_deleted(stack: Stack) -> None:
+    async with await client_of(stack) as client:
+        views = await asyncio.gather(*(stored(client, f"{CANARY}{n}") for n in range(8)))
+        paths = [f"{PATH}/{view['id']}" for view in views] * 2
+        deleted = await asyncio.gather(*(client.delete(path) for path in paths))
+        left = await client.get(PATH)
+
+    assert len({view["id"] for view in views}) == 8
+    assert [answer.status_code for answer in deleted] == [204] * 16
+    assert left.json() == {"data": []}
+    query = "SELECT * FROM audit_event WHERE act = 'credential.revoked' AND object_id = :id"
+    assert [len(await rows(stack, query, id=view["id"])) for view in views] == [1] * 8
+
+
+async def test_an_account_holds_no_more_than_so_many(stack: Stack) -> None:
+    account = AccountId(an_account())
+    async with await client_of(stack, account) as client:
+        credential = CredentialId((await stored(client))["id"])
+        engine = create_engine(stack.database_url)
+        async with engine.begin() as connection:
+            first = await provider_credentials.find(connection, credential, account=account)
+            assert first is not None
+            for number in range(MAX_KEYS - 1):
+                copy = replace(first, id=CredentialId(f"key_{number:024x}"))
+                await provider_credentials.create(connection, copy)
+        await engine.dispose()
+
+        one_more = await client.post(PATH, json=GOOD)
+        held = (await client.get(PATH)).json()["data"]
+
+    assert one_more.status_code == 409
+    assert len(held) == MAX_KEYS
 
 
 async def test_without_a_master_key_nothing_is_stored(fresh_stack: FreshStack) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, func, insert, literal, select, update
+from sqlalchemy import Row, func, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.crypto import Place
@@ -81,12 +81,15 @@ async def count_of(connection: AsyncConnection, account: AccountId) -> int:
 async def revoke(
     connection: AsyncConnection, credential: CredentialId, *, account: AccountId, at: datetime
 ) -> bool:
-    """Whether the account has it. Again changes nothing."""
-    revoked_at = provider_credential.c.revoked_at
+    """Whether the account had it until now."""
     revoked = await connection.execute(
         update(provider_credential)
-        .where(provider_credential.c.id == credential, provider_credential.c.account_id == account)
-        .values(revoked_at=func.coalesce(revoked_at, literal(at, revoked_at.type)))
+        .where(
+            provider_credential.c.id == credential,
+            provider_credential.c.account_id == account,
+            provider_credential.c.revoked_at.is_(None),
+        )
+        .values(revoked_at=at)
         .returning(provider_credential.c.id)
     )
     return revoked.scalar_one_or_none() is not None

@@ -171,6 +171,27 @@ async def test_a_revocation_heard_while_it_is_read_is_not_lost(
         await opened(own, record)
 
 
+async def test_what_is_heard_of_other_keys_meanwhile_is_no_reason_to_ask_again(
+    database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await store(database)
+    own = OwnCredentials(database, Opener(PRIVATE))
+    find, asked = provider_credentials.find, 0
+
+    async def and_others_change(*arguments: Any, **named: Any) -> CredentialRecord | None:
+        nonlocal asked
+        asked += 1
+        own.forget(new_credential_id())
+        return await find(*arguments, **named)
+
+    monkeypatch.setattr(provider_credentials, "find", and_others_change)
+
+    for _ in range(2):
+        await opened(own, record)
+
+    assert asked == 1
+
+
 async def test_many_jobs_at_once_ask_the_database_once(
     database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
