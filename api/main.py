@@ -43,6 +43,7 @@ from api.unified_v1 import rerank as unified_rerank
 from shared import keyspace
 from shared.auth.access_tokens import access_tokens
 from shared.auth.first_operator import FirstOperator, make_first_operator
+from shared.auth.issuers import Issuers
 from shared.auth.issuing import KeyIssuer
 from shared.auth.lookup import KeyLookup
 from shared.auth.passwords import Passwords
@@ -50,6 +51,8 @@ from shared.auth.sessions import Sessions
 from shared.clock import SystemClock
 from shared.crypto import Sealer
 from shared.db.engine import DATABASE_ERRORS, create_engine, url_of
+from shared.egress.rules import EgressRules
+from shared.egress.transport import GuardedTransport
 from shared.errors import BrokerError
 from shared.ids import ApiKeyId
 from shared.limits.reservations import Reservations
@@ -103,7 +106,14 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         link = open_link(redis_url, timeout=settings.queue.api_timeout_seconds)
         engine = create_engine(url_of(settings))
         tokens = access_tokens(settings)
-        keys = KeyLookup(link, engine, pepper=pepper, settings=settings.auth, tokens=tokens)
+        keys = KeyLookup(
+            link,
+            engine,
+            pepper=pepper,
+            settings=settings.auth,
+            tokens=tokens,
+            issuers=_issuers_of(settings),
+        )
         passwords = Passwords(slots=settings.accounts.password_slots, queue=settings.accounts.password_queue)
         sessions = (
             None
@@ -290,6 +300,13 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
     result: ResultHead | None = state.get("result")
     if result is not None:
         metrics.count_tokens(provider, prompt=result.prompt_tokens, completion=result.completion_tokens)
+
+
+def _issuers_of(settings: Settings) -> Issuers | None:
+    if not settings.accounts.issuers:
+        return None
+    rules = EgressRules.of(settings.egress, production=settings.environment == "production")
+    return Issuers(settings.accounts.issuers, GuardedTransport(rules))
 
 
 async def _make_first_operator(settings: Settings, engine: AsyncEngine, passwords: Passwords) -> None:

@@ -156,7 +156,12 @@ def _check_first_operator_or_exit(settings: Settings) -> None:
 def _check_issuers_or_exit(settings: Settings) -> None:
     """A key set that would never be fetched would only be missed at somebody's login."""
     rules = EgressRules.of(settings.egress, production=settings.environment == "production")
+    names = [issuer.issuer for issuer in settings.accounts.issuers]
+    if len(set(names)) < len(names):
+        fail("HEADRACE_ACCOUNTS__ISSUERS: each issuer can be there once.")
     for number, issuer in enumerate(settings.accounts.issuers, 1):
+        if issuer.account is None and issuer.account_claim is None:
+            fail(f"HEADRACE_ACCOUNTS__ISSUERS: number {number} needs account or account_claim.")
         try:
             check_url(issuer.jwks_url, rules)
         except EgressFailed:

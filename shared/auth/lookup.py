@@ -14,7 +14,8 @@
                v  away, or slow to say what Redis still holds
            what Redis had, else what this process knew, for stale_seconds, else 503
 
-An access token says by itself who it is of, once its signature was checked; what that user may do
+An access token of somebody else (issuers.py) is verified first; then its account is asked about.
+One of ours says by itself who it is of, once its signature was checked; what that user may do
 is asked as it is of a key, and besides whether the session was ended.
 
 With no store to ask, a key this process does not know is neither good nor bad: 503, never 401.
@@ -40,6 +41,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.auth.access_tokens import LEEWAY, AccessTokens, Claims, looks_like_one
 from shared.auth.api_keys import digest as digest_of
 from shared.auth.api_keys import parse
+from shared.auth.issuers import ForeignClaims, Issuers
 from shared.auth.key_entry import KeyEntries, KeyEntry, Mark
 from shared.clock import Clock, SystemClock
 from shared.db.engine import DATABASE_ERRORS
@@ -76,16 +78,25 @@ class _No(Enum):
 
 @dataclass(frozen=True, slots=True)
 class _Shown:
-    """What the stores are asked about. `claims`: of an access token."""
+    """What the stores are asked about. `claims`: of an access token, `foreign`: of one of others."""
 
     token: str
     digest: str
     claims: Claims | None = None
+    foreign: ForeignClaims | None = None
 
     @property
     def flight(self) -> str:
         """The same for what gets the same answer."""
-        return self.digest if self.claims is None else self.token
+        return self.digest if self.claims is None and self.foreign is None else self.token
+
+    @property
+    def expires_at(self) -> datetime | None:
+        said = self.claims or self.foreign
+        return None if said is None else said.expires_at + LEEWAY
+
+    def principal(self, entry: KeyEntry) -> Principal:
+        return entry.principal if self.foreign is None else self.foreign.within(entry.principal)
 
     def fits(self, entry: KeyEntry) -> bool:
         return self.claims is None or self.claims.version == entry.version
@@ -97,9 +108,13 @@ class _Shown:
 
 @dataclass(slots=True)
 class _Known:
-    """Good without asking until `fresh_until`; good if nobody can be asked until `stale_until`. Monotonic."""
+    """Good without asking until `fresh_until`; good if nobody can be asked until `stale_until`. Monotonic.
+
+    `made_of`: whose changes it hears of.
+    """
 
     principal: Principal
+    made_of: ApiKeyId
     fresh_until: float
     stale_until: float
 
@@ -133,10 +148,12 @@ class KeyLookup:
         pepper: bytes,
         settings: AuthSettings,
         tokens: AccessTokens | None = None,
+        issuers: Issuers | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """`tokens`: reads access tokens, where there are any."""
+        """`tokens`: reads access tokens, where there are any; `issuers`: those of others."""
         self._tokens = tokens
+        self._issuers = issuers
         self._entries = KeyEntries(link, ttl_seconds=settings.redis_cache_seconds)
         self._database = database
         self._pepper = pepper
@@ -168,7 +185,11 @@ class KeyLookup:
         """Raises AuthenticationFailed, or Overloaded when the stores that could tell are away."""
         if (principal := self.cached(token)) is not None:
             return principal
-        shown = self._shown(token)
+        if self._issuers is not None and self._issuers.know(token):
+            foreign = await self._issuers.read(token)
+            shown = _Shown(token, principals.account_digest(foreign.account), foreign=foreign)
+        else:
+            shown = self._shown(token)
         if self._clock.monotonic() < self._refused.get(shown.flight, 0.0):
             raise AuthenticationFailed(_REFUSED_MESSAGE)
         # Shielded: a caller who leaves must not take the answer from the others.
@@ -180,8 +201,10 @@ class KeyLookup:
         return answer
 
     def claims(self, token: str) -> Claims | None:
-        """What an access token says; None of a key. Raises AuthenticationFailed."""
+        """What an access token of ours says; None of anything else. Raises AuthenticationFailed."""
         if self._tokens is None or not looks_like_one(token):
+            return None
+        if self._issuers is not None and self._issuers.know(token):
             return None
         return self._tokens.read(token)
 
@@ -211,6 +234,8 @@ class KeyLookup:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
+        if self._issuers is not None:
+            await self._issuers.aclose()
 
     def _shown(self, token: str) -> _Shown:
         """Raises AuthenticationFailed for what no store need be asked about."""
@@ -242,10 +267,10 @@ class KeyLookup:
             if heard == self._revocations_heard:
                 break
         else:
-            return answer if isinstance(answer, _No) else answer.principal
+            return answer if isinstance(answer, _No) else shown.principal(answer)
         if isinstance(answer, KeyEntry):
             self._remember(shown, answer)
-            return answer.principal
+            return shown.principal(answer)
         if answer is _No.REFUSED:
             self._forget(shown.token)
             self._refuse(shown.flight)
@@ -358,13 +383,13 @@ class KeyLookup:
     def _remember(self, shown: _Shown, entry: KeyEntry) -> None:
         now, token = self._clock.monotonic(), shown.token
         life = _seconds_left(entry.expires_at, self._clock.now())
-        if shown.claims is not None:
-            life = min(life, _seconds_left(shown.claims.expires_at + LEEWAY, self._clock.now()))
+        life = min(life, _seconds_left(shown.expires_at, self._clock.now()))
         # What Redis trusted for a while already is trusted that much less here; not for less
         # than a moment, or an old entry in a database outage would be asked for at every call.
         fresh = max(self._trust_seconds - entry.age_seconds, AWAY_SECONDS)
         self._known[token] = _Known(
-            entry.principal,
+            shown.principal(entry),
+            entry.principal.api_key,
             fresh_until=now + min(fresh, life),
             stale_until=now + min(fresh + self._stale_seconds, life),
         )
@@ -380,11 +405,11 @@ class KeyLookup:
             self._drop(token, known)
 
     def _drop(self, token: str, known: _Known) -> None:
-        of_key = self._tokens_of.get(known.principal.api_key)
+        of_key = self._tokens_of.get(known.made_of)
         if of_key is not None:
             of_key.discard(token)
             if not of_key:
-                del self._tokens_of[known.principal.api_key]
+                del self._tokens_of[known.made_of]
 
     def _refuse(self, flight: str) -> None:
         self._refused[flight] = self._clock.monotonic() + REFUSED_SECONDS

@@ -29,6 +29,7 @@ _Shared = tuple[Preference | None, tuple[tuple[str, CredentialId], ...]]
 
 
 _SESSION: Final = "session:"
+_ACCOUNT: Final = "account:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,11 +51,18 @@ def session_digest(user_id: UserId, account_id: AccountId) -> str:
     return f"{_SESSION}{user_id}:{account_id}"
 
 
+def account_digest(account_id: AccountId) -> str:
+    """The same, for all whom others vouch for."""
+    return f"{_ACCOUNT}{account_id}"
+
+
 async def of_digest(connection: AsyncConnection, digest: str, now: datetime) -> Holder | None:
     """Unusable ones too. The one question without an account: its answer is the account."""
     if digest.startswith(_SESSION):
         user_id, _, account_id = digest.removeprefix(_SESSION).partition(":")
         return await of_member(connection, UserId(user_id), AccountId(account_id))
+    if digest.startswith(_ACCOUNT):
+        return await of_itself(connection, AccountId(digest.removeprefix(_ACCOUNT)))
     found = await _holders(connection, api_key.c.digest == digest, now)
     return found[0] if found else None
 
@@ -68,10 +76,37 @@ async def of_member(connection: AsyncConnection, user_id: UserId, account_id: Ac
 
 
 async def of_account(connection: AsyncConnection, account_id: AccountId, now: datetime) -> list[Holder]:
-    """Of each key of the account that is not revoked, and of each member."""
+    """Of each key of the account that is not revoked, of each member, and of the account itself."""
     its = and_(api_key.c.account_id == account_id, api_key.c.revoked_at.is_(None))
     keys = await _holders(connection, its, now)
-    return keys + await _members(connection, membership.c.account_id == account_id)
+    members = await _members(connection, membership.c.account_id == account_id)
+    itself = await of_itself(connection, account_id)
+    return [*keys, *members, *([] if itself is None else [itself])]
+
+
+async def of_itself(connection: AsyncConnection, account_id: AccountId) -> Holder | None:
+    """What all of the account have in common, which may do nothing by itself."""
+    found = (
+        await connection.execute(
+            select(
+                account.c.id.label("account_id"), account.c.tier, account.c.limits.label("account_limits")
+            ).where(account.c.id == account_id)
+        )
+    ).one_or_none()
+    if found is None:
+        return None
+    preference, credentials = await _shared(connection, account_id)
+    digest = account_digest(account_id)
+    principal = Principal(
+        account=account_id,
+        api_key=ApiKeyId(digest),
+        preference=preference,
+        role=Role.VIEWER,
+        scopes=frozenset(),
+        allowances=allowances_of(dict(found._mapping)),
+        credentials=credentials,
+    )
+    return Holder(digest, principal, None, is_usable=True)
 
 
 async def _members(connection: AsyncConnection, which: ColumnElement[bool]) -> list[Holder]:
