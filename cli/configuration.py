@@ -70,13 +70,13 @@ def check_or_exit(settings: Settings, *, checks_keys: bool = False) -> None:
         fail(" ".join(str(invalid).split()))
     _check_master_keys(settings)
     _check_issuers_or_exit(settings)
-    _check_first_operator_or_exit(settings)
     if settings.environment == "production":
         refused = production.complaint(settings, registry, checks_keys=checks_keys)
         if refused is None and settings.redis_url is not None:
             refused = production.redis_complaint(settings.redis_url.get_secret_value())
         if refused is not None:
             fail(refused)
+    _check_first_operator_or_exit(settings)
     try:
         faultpoints.arm(settings.faultpoints)
     except ValueError:

@@ -156,8 +156,14 @@ def test_who_checks_keys_needs_the_pepper_and_nobody_else_does(tmp_path: Path, s
         ({"REDIS_URL": "redis://:Password123456@127.0.0.1:1/0"}, "REDIS_URL"),
         ({"REDIS_URL": "redis-cluster://127.0.0.1:1,127.0.0.1:2"}, "REDIS_URL"),
         ({"REDIS_URL": "redis-sentinel://127.0.0.1:1/mymaster?sentinel_password=x"}, "REDIS_URL"),
-        ({"HEADRACE_ADMIN_PASSWORD": "correcthor"}, "HEADRACE_ADMIN_PASSWORD"),
-        ({"HEADRACE_ADMIN_PASSWORD": "admin-password-123456"}, "HEADRACE_ADMIN_PASSWORD"),
+        (
+            {"HEADRACE_ADMIN_EMAIL": "root@example.com", "HEADRACE_ADMIN_PASSWORD": "correcthor"},
+            "HEADRACE_ADMIN_PASSWORD",
+        ),
+        (
+            {"HEADRACE_ADMIN_EMAIL": "root@example.com", "HEADRACE_ADMIN_PASSWORD": "admin-password-123456"},
+            "HEADRACE_ADMIN_PASSWORD",
+        ),
         ({"OPENAI_BASE_URL": "http://proxy.example/v1"}, "OPENAI_BASE_URL"),
         ({"VLLM_BASE_URL": "http://10.0.0.7:8000/v1"}, "VLLM_BASE_URL"),
     ],
@@ -210,7 +216,7 @@ def test_an_origin_that_no_browser_sends_is_refused_everywhere(origin: str) -> N
 
 def test_a_key_set_that_would_never_be_fetched_is_refused_everywhere() -> None:
     def issuers(url: str) -> str:
-        return f'[{{"issuer": "i", "audience": "a", "jwks_url": "{url}"}}]'
+        return f'[{{"issuer": "i", "audience": "a", "account": "acme", "jwks_url": "{url}"}}]'
 
     for environment in ("production", "development"):
         result = run(
