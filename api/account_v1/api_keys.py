@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Query, Request
+from loguru import logger
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -44,7 +45,7 @@ from shared.domain.grants import grant_to_key
 from shared.domain.job import Lane
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission, Role
-from shared.errors import AuthenticationFailed, Conflict, NotAuthorized, NotFound
+from shared.errors import AuthenticationFailed, Conflict, NotAuthorized, NotFound, Overloaded
 from shared.ids import ApiKeyId, UserId
 
 router: Final = APIRouter(prefix="/api/v1/api-keys", tags=["API keys"])
@@ -184,25 +185,32 @@ async def rotate(request: Request, key_id: str) -> ApiKeyCreated:
     now = SystemClock().now()
     expires_at = future(document, now)
     grace = timedelta(seconds=document.get("grace_seconds", DEFAULT_GRACE_SECONDS))
-    async with within_reach("API keys"):
-        async with writing(via.engine) as connection:
-            await accounts.hold(connection, principal.account)
-            old = await _seen_by(principal, key_id, connection)
-            if old.user_id is not None and old.user_id != principal.user:
-                raise NotAuthorized("A key acts as its owner, who alone can rotate it. You can revoke it.")
-            _require_may_have_issued(principal, old)
-            if expires_at is None and old.expires_at is not None:
-                expires_at = now + (old.expires_at - old.created_at)
-            token, record = await via.issuer.rotate(
-                connection,
-                old,
-                now=now,
-                grace=grace,
-                created_by=principal.user or principal.api_key,
-                expires_at=await _no_longer_than(principal, expires_at, connection),
+    async with within_reach("API keys"), writing(via.engine) as connection:
+        await accounts.hold(connection, principal.account)
+        old = await _seen_by(principal, key_id, connection)
+        if old.user_id is not None and old.user_id != principal.user:
+            raise NotAuthorized("A key acts as its owner, who alone can rotate it. You can revoke it.")
+        _require_may_have_issued(principal, old)
+        if expires_at is None and old.expires_at is not None:
+            expires_at = now + (old.expires_at - old.created_at)
+        token, record = await via.issuer.rotate(
+            connection,
+            old,
+            now=now,
+            grace=grace,
+            created_by=principal.user or principal.api_key,
+            expires_at=await _no_longer_than(principal, expires_at, connection),
+        )
+        await audited(connection, request, principal, "api-key.rotated", old.id, successor=record.id)
+    try:
+        async with within_reach("API keys"):
+            await tell(
+                via.engine, via.link, [principal.account], clock=SystemClock(), settings=via.settings.auth
             )
-            await audited(connection, request, principal, "api-key.rotated", old.id, successor=record.id)
-        await tell(via.engine, via.link, [principal.account], clock=SystemClock(), settings=via.settings.auth)
+    except Overloaded:
+        # The new key is shown in any case: nothing gives it back. Processes find out about the old one's
+        # end when they look it up next.
+        logger.warning("rotation not announced", api_key=record.id)
     return ApiKeyCreated(key=token, **view_fields(record, now))
 
 

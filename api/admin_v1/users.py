@@ -14,7 +14,7 @@ from api.audit import audited
 from api.checking import fault
 from api.database import within_reach
 from api.deps import broker_of
-from shared.auth import session_end
+from shared.auth.announcement import tell
 from shared.auth.people import change_user, create_user
 from shared.auth.sessions import normal_email
 from shared.clock import SystemClock
@@ -149,9 +149,7 @@ async def change(request: Request, user_id: str, operator: Operator) -> AdminUse
                 operator=is_operator,
                 new_password=password is not None,
             )
-        await session_end.end_all(
-            via.engine, via.link, wanted, clock=SystemClock(), settings=via.settings.auth
-        )
+        await tell(via.engine, via.link, its, clock=SystemClock(), settings=via.settings.auth)
     return AdminUserView.of(record, list(its))
 
 

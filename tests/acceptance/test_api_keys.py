@@ -25,6 +25,7 @@ from tests.acceptance.people import (
 )
 from tests.fakes.eventually import eventually
 from tests.fakes.stack import Stack, start_apart
+from tests.fixtures.stack import FreshStack
 
 pytestmark = pytest.mark.xdist_group("accounts")
 
@@ -349,3 +350,24 @@ async def test_pages_are_whole_and_the_number_of_keys_is_bounded(stack: Stack) -
 async def test_the_admin_token_is_no_key(stack: Stack) -> None:
     async with client_with(stack, ADMIN_TOKEN) as client:
         assert (await client.post(KEYS, json={"name": "k"})).status_code == 401
+
+
+async def test_without_redis_a_rotated_key_is_shown_and_good_and_what_is_not_told_is_said(
+    fresh_stack: FreshStack,
+) -> None:
+    stack = await fresh_stack(workers=0, schedulers=0, settings=SETTINGS)
+    ada = await a_person(stack)
+    key, other = await a_key(ada), await a_key(ada)
+    async with client_with(stack, key["key"]) as with_key, ada.client() as client:
+        assert (await with_key.get("/api/v1/auth/me")).status_code == 200
+        stack.redis.kill9()
+
+        rotated = await client.post(f"{KEYS}/{key['id']}/rotate", json={"grace_seconds": 60})
+        revoked = await client.delete(f"{KEYS}/{other['id']}")
+        shown = await client.get(f"{KEYS}/{other['id']}")
+
+    assert rotated.status_code == 201
+    assert await status_of(stack, rotated.json()["key"]) == 200
+    assert await status_of(stack, other["key"]) == 401
+    assert (revoked.status_code, shown.json()["state"]) == (503, "revoked")
+    assert "Revoke it again" in revoked.json()["error"]["message"]
