@@ -260,3 +260,37 @@ async def test_the_first_operator_of_the_settings_logs_in_and_operates(fresh_sta
 
     assert [(user["email"], user["operator"]) for user in users] == [("root@example.com", True)]
     assert all(PASSWORD not in process.output() for process in stack.apis)
+
+
+async def test_the_examples_of_the_documentation_are_taken(stack: Stack) -> None:
+    ada = await a_person(stack)
+    key = await a_key(ada)
+    async with ada.client() as client, client_with(stack, ADMIN_TOKEN) as operator:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+
+        def example(path: str, method: str = "post") -> Any:
+            return paths[path][method]["requestBody"]["content"]["application/json"]["example"]
+
+        made = example(USERS)
+        await operator.post(ACCOUNTS, json={"id": made["account"], "name": "Acme"})
+        assert made["email"] == example("/api/v1/members")["email"]
+        answers = [
+            await operator.post(ACCOUNTS, json=example(ACCOUNTS)),
+            await operator.patch(
+                f"{ACCOUNTS}/{ada.account}", json=example(f"{ACCOUNTS}/{{account_id}}", "patch")
+            ),
+            user := await operator.post(USERS, json=made),
+            await client.post("/api/v1/members", json=example("/api/v1/members")),
+            await client.patch(
+                f"/api/v1/members/{user.json()['id']}", json=example("/api/v1/members/{user_id}", "patch")
+            ),
+            await operator.patch(
+                f"{USERS}/{user.json()['id']}", json=example(f"{USERS}/{{user_id}}", "patch")
+            ),
+            await client.post("/api/v1/api-keys", json=example("/api/v1/api-keys")),
+            await client.post(
+                f"/api/v1/api-keys/{key['id']}/rotate", json=example("/api/v1/api-keys/{key_id}/rotate")
+            ),
+        ]
+
+    assert [answer.status_code for answer in answers] == [201, 200, 201, 201, 200, 200, 201, 201]
