@@ -15,6 +15,8 @@ from loguru import logger
 from cli import credentials, db, dlq, keys, master_key, up, users
 from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
 from cli.scripted_provider.__main__ import main as scripted_provider
+from cli.seed import seed_command
+from cli.usage import usage_command
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
 from shared.settings import Settings
@@ -31,6 +33,8 @@ app.add_typer(users.app, name="users", help="Users: create, list, disable, enabl
 app.add_typer(dlq.app, name="dlq", help="Dead letters: list, show, redrive, purge.")
 app.add_typer(master_key.app, name="master-key", help="What seals the accounts' own provider keys: new.")
 app.add_typer(credentials.app, name="credentials", help="The accounts' own provider keys: rewrap.")
+app.command("seed")(seed_command)
+app.command("usage")(usage_command)
 app.add_typer(db.app, name="db", help="The database: upgrade, current.")
 
 
