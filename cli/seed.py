@@ -39,13 +39,9 @@ def seed_command(
                 usable = [k for k in await api_keys.list_of(connection, ACCOUNT) if k.is_usable(clock.now())]
             if any(key.name == KEY_NAME for key in usable):
                 return None
+            grant = Grant(Role.SERVICE, None, None, None, Lane.INTERACTIVE)
             token, _ = await create_key(
-                database,
-                pepper,
-                account=ACCOUNT,
-                name=KEY_NAME,
-                clock=clock,
-                grant=Grant(Role.SERVICE, None, None, None, Lane.INTERACTIVE),
+                database, pepper, account=ACCOUNT, name=KEY_NAME, clock=clock, grant=grant
             )
             return token
 
