@@ -109,12 +109,15 @@ class LedgerWriter:
         and the next call begins with it. The caller backs off.
         """
         settled = 0
+        # First of all: while the database is away, nothing behind the first write is reached.
+        for shard in self._shards:
+            if shard in self._unfinished:
+                await self._settle_reservations_of_new(shard)
         if self._clock.monotonic() >= self._next_claim:
             settled += await self._settle_claimed()
             self._next_claim = self._clock.monotonic() + self._claim_idle_seconds / 2
         for shard in self._shards:
             if shard in self._unfinished:
-                await self._settle_reservations_of_new(shard)
                 settled += await self._settle_unfinished(shard)
             else:
                 settled += await self._settle(shard, await self._read(shard, ">"))
@@ -201,14 +204,15 @@ class LedgerWriter:
         stream = keyspace.usage(shard)
         # Until the answer is here: a reply that is lost on its way leaves its entries with us.
         self._unfinished.add(shard)
+        command: tuple[RedisArg, ...] = (
+            "XREADGROUP", "GROUP", keyspace.LEDGER_GROUP, self._consumer, "COUNT", BATCH,
+            *(() if block_ms is None else ("BLOCK", block_ms)), "STREAMS", stream, after,
+        )  # fmt: skip
         try:
-            answer = await self._link.execute(
-                "XREADGROUP", "GROUP", keyspace.LEDGER_GROUP, self._consumer, "COUNT", BATCH,
-                *(() if block_ms is None else ("BLOCK", block_ms)), "STREAMS", stream, after,
-            )  # fmt: skip
+            answer = await self._link.execute(*command)
         except ResponseError as error:
             await self._make_group_if_missing(stream, error)
-            answer = None
+            answer = await self._link.execute(*command)
         read = [_entry(*entry) for _, entries in answer or () for entry in entries]
         if not read:
             self._unfinished.discard(shard)

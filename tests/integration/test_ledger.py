@@ -27,9 +27,12 @@ from shared.clock import ManualClock
 from shared.db import tables
 from shared.db.engine import DATABASE_ERRORS, create_engine
 from shared.db.repositories import usage
+from shared.domain.allowance import Scope
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
+from shared.limits.reservations import LedgerCounts, Reservations, Unknown
+from shared.limits.rules import Rule, RuleSet
 from shared.queue.redis_link import RedisLink
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
@@ -354,3 +357,32 @@ async def test_killed_between_commit_and_ack_with_a_database_outage_loses_and_do
     assert await rows_and_spend(engine) == (jobs, jobs * 7)
     assert await waiting(redis) == (0, 0)
     await engine.dispose()
+
+
+async def test_reservations_are_settled_however_long_the_database_is_away(
+    redis: Redis, link: RedisLink, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    engine = create_engine(postgres_url)
+    clock = ManualClock()
+    writer = LedgerWriter(link, engine, 1, "writer", claim_idle_seconds=0.001, clock=clock)
+    await writer.settle_once(0)
+    rules = RuleSet([Rule(Scope.ACCOUNT, "account:acme", "s", 10**9)])
+    reservations = Reservations(link)
+    await reservations.seed(ACME, "account:acme", LedgerCounts())
+    postgres_server.kill9()
+    try:
+        for _ in range(3):
+            job = replace(a_job(), held=True)
+            await reservations.reserve(ACME, job.id, rules, tokens=1, micro_usd=100, lapse_ms=60_000)
+            await redis.xadd(keyspace.usage(0), entry_of(job, a_settlement(cost=7)))
+            clock.advance(60)
+            with pytest.raises(DATABASE_ERRORS):
+                await writer.settle_once(0)
+
+        counted = await reservations.counted(ACME, rules)
+
+        assert not isinstance(counted, Unknown)
+        assert (counted[0].used, counted[0].reserved) == (21, 0)
+    finally:
+        postgres_server.start()
+        await engine.dispose()
