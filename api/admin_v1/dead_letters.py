@@ -63,6 +63,7 @@ async def list_dead_letters(
 @router.post(
     "/redrive",
     summary="Run dead letters again",
+    responses={s: {"model": ErrorAnswer} for s in (400, 413, 415)},
     openapi_extra={
         "requestBody": {
             "required": True,

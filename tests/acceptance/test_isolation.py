@@ -11,7 +11,6 @@ from typing import Any, Final
 import httpx
 import pytest
 
-from shared.crypto import new_master_key
 from shared.domain.roles import Role
 from shared.ids import AccountId
 from tests.acceptance.people import SETTINGS, Person, a_person, client_with
@@ -57,9 +56,7 @@ class Route:
 
 @pytest.fixture(scope="module")
 def stack(sqlite_template: Path) -> Iterator[Stack]:
-    public, _ = sorted(new_master_key(), key=lambda half: not half.startswith("hrpublic"))
-    settings = {**SETTINGS, "HEADRACE_MASTER_PUBLIC_KEY": public}
-    broker = Stack(database_template=sqlite_template, settings=settings)
+    broker = Stack(database_template=sqlite_template, settings=SETTINGS)
     start_apart(broker)
     yield broker
     broker.end_now()

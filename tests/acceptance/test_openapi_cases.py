@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 
-from shared.crypto import new_master_key
 from shared.domain.roles import Role
 from shared.ids import AccountId
 from tests.acceptance.people import ADMIN_TOKEN, SETTINGS
@@ -39,8 +38,7 @@ SKIPPED: Final = {"/api/v1/auth/password", "/api/v1/auth/logout"}
 
 @pytest.fixture(scope="module")
 def stack(sqlite_template: Path) -> Iterator[Stack]:
-    public = max(new_master_key(), key=lambda half: half.startswith("hrpublic"))
-    settings_ = {**SETTINGS, "HEADRACE_MASTER_PUBLIC_KEY": public, "HEADRACE_QUEUE__MAX_ATTEMPTS": "1"}
+    settings_ = {**SETTINGS, "HEADRACE_QUEUE__MAX_ATTEMPTS": "1"}
     broker = Stack(database_template=sqlite_template, settings=settings_)
     start_apart(broker)
     yield broker

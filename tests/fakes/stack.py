@@ -188,6 +188,7 @@ class Stack:
             if any(word in name for word in ("SECRET", "TOKEN", "MASTER_KEY", "PASSWORD")) and len(value) > 15
         ]
         self.master_key, self._master_public_key = new_master_key()
+        self.secrets.append(("master key", self.master_key))
         self._started = 0
         self._all: list[Process] = []
         self._watcher = _Watcher()
