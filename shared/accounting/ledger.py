@@ -114,7 +114,10 @@ class LedgerWriter:
             if shard in self._unfinished:
                 await self._settle_reservations_of_new(shard)
         if self._clock.monotonic() >= self._next_claim:
+            behind = set(self._unfinished)
             settled += await self._settle_claimed()
+            # That some entries were claimed and written says nothing of the others.
+            self._unfinished |= behind
             self._next_claim = self._clock.monotonic() + self._claim_idle_seconds / 2
         for shard in self._shards:
             if shard in self._unfinished:

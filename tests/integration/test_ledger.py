@@ -34,6 +34,7 @@ from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
 from shared.limits.reservations import LedgerCounts, Reservations, Unknown
 from shared.limits.rules import Rule, RuleSet
 from shared.queue.redis_link import RedisLink
+from tests.fakes.eventually import eventually
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
 from tests.integration.queue.support import open_link
@@ -386,3 +387,33 @@ async def test_reservations_are_settled_however_long_the_database_is_away(
     finally:
         postgres_server.start()
         await engine.dispose()
+
+
+async def test_what_was_claimed_and_written_leaves_nothing_else_behind(
+    redis: Redis, link: RedisLink, postgres_server: PostgresServer, postgres_url: str
+) -> None:
+    engine = create_engine(postgres_url)
+    clock = ManualClock()
+    await link.execute("XGROUP", "CREATE", keyspace.usage(0), keyspace.LEDGER_GROUP, "0", "MKSTREAM")
+    await settle_jobs(redis, 3)
+    await link.execute(
+        "XREADGROUP", "GROUP", keyspace.LEDGER_GROUP, "gone", "COUNT", 1, "STREAMS", keyspace.usage(0), ">"
+    )
+    writer = LedgerWriter(link, engine, 1, "writer", claim_idle_seconds=0.05, clock=clock)
+    postgres_server.kill9()
+    with pytest.raises(DATABASE_ERRORS):
+        await writer.settle_once(0)
+    postgres_server.start()
+    clock.advance(60)
+
+    async def one_is_idle() -> bool:
+        pending = await link.execute(
+            "XPENDING", keyspace.usage(0), keyspace.LEDGER_GROUP, "-", "+", 3, "gone"
+        )
+        return bool(pending and pending[0][2] > 50) or not pending
+
+    await eventually(one_is_idle, "an entry of a writer that is gone")
+    assert await writer.settle_once(0) >= 2
+
+    assert await waiting(redis) == (0, 0)
+    await engine.dispose()
