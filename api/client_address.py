@@ -7,8 +7,6 @@ from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.types import Scope
 
-from api.deps import headers_of
-
 
 def client_address(scope: Scope, trusted_proxies: Iterable[str]) -> str:
     """Of X-Forwarded-For the last one that is no trusted proxy: what stands before it anybody could write.
@@ -19,13 +17,19 @@ def client_address(scope: Scope, trusted_proxies: Iterable[str]) -> str:
     address: str = client[0] if client else ""
     networks = [ip_network(proxy, strict=False) for proxy in trusted_proxies]
     if networks and _within(address, networks):
-        for hop in reversed(headers_of(scope).get("x-forwarded-for", "").split(",")):
+        for hop in reversed(_forwarded_for(scope)):
             if not _is_address(hop.strip()):
                 break
             address = hop.strip()
             if not _within(address, networks):
                 break
     return _of_the_client(address)
+
+
+def _forwarded_for(scope: Scope) -> list[str]:
+    """Of all such headers: a proxy may add a line of its own instead of writing behind the caller's."""
+    lines = [value.decode("latin-1") for name, value in scope["headers"] if name == b"x-forwarded-for"]
+    return ",".join(lines).split(",")
 
 
 def _within(address: str, networks: Iterable[object]) -> bool:

@@ -28,12 +28,13 @@ from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth import session_end
 from shared.auth.access_tokens import Claims
-from shared.auth.sessions import Client, Session, Sessions
+from shared.auth.sessions import Client, RefreshTokenReused, Session, Sessions
 from shared.clock import SystemClock
 from shared.db.repositories import users
 from shared.domain.rate import text_of
 from shared.domain.roles import Permission
 from shared.errors import NotAuthorized, NotFound
+from shared.ids import UserId
 
 router: Final = APIRouter(tags=["Auth"])
 
@@ -114,7 +115,12 @@ async def refresh(request: Request) -> SessionView:
     check(_REFRESH, document)
     token = document.get("refreshToken") or token_of(request.scope)
     async with within_reach("Accounts"):
-        return _view(await sessions.refresh(token, client), sessions)
+        try:
+            session = await sessions.refresh(token, client)
+        except RefreshTokenReused as reused:
+            await _end_session(reused.session, reused.user, via, sessions)
+            raise
+    return _view(session, sessions)
 
 
 @router.post(
@@ -134,7 +140,7 @@ async def logout(request: Request) -> None:
     everywhere = document.get("everywhere", False)
     async with within_reach("Accounts"):
         await sessions.logout(claims, _client(request, via), everywhere=everywhere)
-        await _end(claims, via, everywhere=everywhere)
+        await _end(claims, via, sessions, everywhere=everywhere)
 
 
 @router.post(
@@ -153,11 +159,12 @@ async def change_password(request: Request) -> SessionView:
     await via.login_limits.require(client.address or "")
     document = await _document(request, via)
     check(_PASSWORD, document)
+    await via.login_limits.require_user(claims.user)
     async with within_reach("Accounts"):
         session = await sessions.change_password(
             claims, document["password"], document["newPassword"], client
         )
-        await _end(claims, via, everywhere=True)
+        await _end(claims, via, sessions, everywhere=True)
     return _view(session, sessions)
 
 
@@ -203,12 +210,16 @@ async def _session_claims(request: Request, via: Broker) -> Claims:
     return claims
 
 
-async def _end(claims: Claims, via: Broker, *, everywhere: bool) -> None:
+async def _end(claims: Claims, via: Broker, sessions: Sessions, *, everywhere: bool) -> None:
     settings, clock = via.settings.auth, SystemClock()
     if everywhere:
         await session_end.end_all(via.engine, via.link, claims.user, clock=clock, settings=settings)
     else:
-        await session_end.end(via.link, claims, clock=clock, settings=settings)
+        await _end_session(claims.session, claims.user, via, sessions)
+
+
+async def _end_session(session: str, user: UserId, via: Broker, sessions: Sessions) -> None:
+    await session_end.end(via.link, session, user, life=sessions.life, settings=via.settings.auth)
 
 
 def _client(request: Request, via: Broker) -> Client:

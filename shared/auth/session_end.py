@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from redis.exceptions import RedisError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import keyspace
-from shared.auth.access_tokens import LEEWAY, Claims
+from shared.auth.access_tokens import LEEWAY
 from shared.auth.announcement import announce
 from shared.auth.key_entry import KeyEntries
 from shared.clock import Clock
@@ -28,15 +30,19 @@ class EndNotAnnounced(Overloaded):
         )
 
 
-async def end(link: RedisLink, claims: Claims, *, clock: Clock, settings: AuthSettings) -> None:
-    """One session. Raises EndNotAnnounced."""
-    left = (claims.expires_at + LEEWAY - clock.now()).total_seconds()
+async def end(
+    link: RedisLink, session: str, user: UserId, *, life: timedelta, settings: AuthSettings
+) -> None:
+    """One session. `life`: of an access token: there may be newer ones than the one that was shown.
+
+    Raises EndNotAnnounced.
+    """
     entries = KeyEntries(link, ttl_seconds=settings.redis_cache_seconds)
     try:
-        await entries.mark_ended(claims.session, seconds=max(1, int(left) + 1))
+        await entries.mark_ended(session, seconds=int((life + LEEWAY).total_seconds()) + 1)
         # The mark before the counter and the message: whoever hears of them asks Redis anew.
         await link.execute("INCR", keyspace.KEY_VERSION)
-        await link.execute("PUBLISH", keyspace.REVOKED_CHANNEL, claims.user)
+        await link.execute("PUBLISH", keyspace.REVOKED_CHANNEL, user)
     except (RedisError, OSError, TimeoutError) as exc:
         raise EndNotAnnounced from exc
 

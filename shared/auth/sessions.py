@@ -58,6 +58,15 @@ class Client:
     request_id: str | None = None
 
 
+class RefreshTokenReused(AuthenticationFailed):
+    """Two people have it. Its access tokens are still to be ended, by `session_end.end`."""
+
+    def __init__(self, session: str, user: UserId) -> None:
+        super().__init__(_REFRESH_REFUSED)
+        self.session = session
+        self.user = user
+
+
 def normal_email(email: str) -> str:
     """In lower case. Raises InvalidRequest for what is no address."""
     normal = email.strip().lower()
@@ -109,8 +118,12 @@ class Sessions:
         Raises AuthenticationFailed, in the same words and after the same work whatever is wrong,
         or TooManyRequests.
         """
+        try:
+            normal = normal_email(email)
+        except InvalidRequest:
+            normal = ""  # nobody's, and it takes as long
         async with self._database.connect() as connection:
-            found = await users.find_by_email(connection, email.strip())
+            found = await users.find_by_email(connection, normal)
         usable = found is not None and found.disabled_at is None
         stored = found.password_hash if found is not None and usable else None
         if not await self._passwords.verify(password, stored) or found is None or stored is None:
@@ -128,17 +141,27 @@ class Sessions:
             return await self._begin(connection, found, into, now)
 
     async def refresh(self, token: str, client: Client) -> Session:
-        """The next session tokens. Raises AuthenticationFailed."""
+        """The next session tokens. Raises AuthenticationFailed, or RefreshTokenReused, which is one."""
         if not _REFRESH.match(token):
             raise AuthenticationFailed(_REFRESH_REFUSED)
         digest, now = self._digest(token), self._clock.now()
+        session: Session | None = None
         async with writing(self._database) as connection:
+            known = await refresh_tokens.find(connection, digest)
+            if known is None:
+                raise AuthenticationFailed(_REFRESH_REFUSED)
+            # What ends sessions takes this lock too: none may begin that it does not see.
+            await users.lock(connection, known.user_id)
             used = await refresh_tokens.use(connection, digest, now=now, by=client.fingerprint)
-            repeated = None if used is not None else await self._repeated(connection, digest, client, now)
-            of = used or repeated
-            session = None if of is None else await self._next(connection, of, token, now)
+            stolen = None
+            if used is None:
+                used, stolen = await self._repeated(connection, digest, client, now)
+            if used is not None:
+                session = await self._next(connection, used, token, now)
+        # Out of the transaction: a theft that was noticed stays noticed.
+        if stolen is not None:
+            raise RefreshTokenReused(stolen.family, stolen.user_id)
         if session is None:
-            # Out of the transaction: a theft that was noticed stays noticed.
             raise AuthenticationFailed(_REFRESH_REFUSED)
         return session
 
@@ -149,6 +172,7 @@ class Sessions:
         """
         now = self._clock.now()
         async with writing(self._database) as connection:
+            await users.lock(connection, claims.user)
             if everywhere:
                 await users.end_sessions(connection, claims.user)
                 await refresh_tokens.revoke_of_user(connection, claims.user, at=now)
@@ -167,6 +191,7 @@ class Sessions:
             raise AuthenticationFailed(_LOGIN_REFUSED)
         hashed, now = await self._passwords.hash(new), self._clock.now()
         async with writing(self._database) as connection:
+            await users.lock(connection, found.id)
             await users.change(connection, found.id, password_hash=hashed)
             await users.end_sessions(connection, found.id)
             await refresh_tokens.revoke_of_user(connection, found.id, at=now)
@@ -185,20 +210,20 @@ class Sessions:
 
     async def _repeated(
         self, connection: AsyncConnection, digest: str, client: Client, now: datetime
-    ) -> RefreshTokenRecord | None:
-        """The token, if the client that used it a moment ago asks again. Else, used, it is stolen."""
+    ) -> tuple[RefreshTokenRecord | None, RefreshTokenRecord | None]:
+        """The token, if the client that used it a moment ago asks again; else, if it was used, as stolen."""
         found = await refresh_tokens.find(connection, digest)
         if found is None or found.revoked_at is not None or found.used_at is None:
-            return None
+            return None, None
         grace = timedelta(seconds=self._settings.refresh_grace_seconds)
         if found.used_by == client.fingerprint and now - found.used_at <= grace:
-            return found
+            return found, None
         revoked = await refresh_tokens.revoke_family(connection, found.family, at=now)
         if revoked:
             await self._audit(
                 connection, client, found.account_id, found.user_id, "refresh-token.reused", found.family
             )
-        return None
+        return None, found
 
     async def _next(
         self, connection: AsyncConnection, used: RefreshTokenRecord, token: str, now: datetime

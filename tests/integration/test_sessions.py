@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
+from shared import keyspace
 from shared.auth.announcement import announce
 from shared.auth.key_entry import KeyEntries, KeyEntry
 from shared.auth.session_end import end, end_all
-from shared.auth.sessions import Client, Session
-from shared.db.repositories import accounts, memberships, users
+from shared.auth.sessions import Client, RefreshTokenReused, Session
+from shared.db.repositories import accounts, memberships, refresh_tokens, users
 from shared.db.repositories.principals import of_member, session_digest
 from shared.db.repositories.users import EmailTaken
 from shared.db.tables import audit_event, refresh_token, user
@@ -173,7 +175,7 @@ async def test_a_session_that_was_ended_is_over_in_every_process(stores: Stores,
     claims = stores.access_tokens().read(ada.access_token)
 
     await stores.sessions().logout(claims, LAPTOP)
-    await end(stores.link, claims, clock=stores.clock, settings=SETTINGS)
+    await end(stores.link, claims.session, claims.user, life=timedelta(minutes=15), settings=SETTINGS)
     first.on_revoked(ApiKeyId(ada.user.id))
     second.on_version(1)  # which was lost to this one
 
@@ -302,3 +304,58 @@ async def test_a_process_without_a_secret_reads_no_access_token(stores: Stores, 
 
 async def test_the_life_of_a_session_is_told(stores: Stores) -> None:
     assert stores.sessions().life == timedelta(minutes=15)
+
+
+async def test_a_newer_token_of_a_session_that_ended_stays_ended(stores: Stores, ada: Session) -> None:
+    newer = await stores.sessions().refresh(ada.refresh_token, LAPTOP)
+    claims = stores.access_tokens().read(ada.access_token)
+
+    await end(stores.link, claims.session, claims.user, life=timedelta(minutes=15), settings=SETTINGS)
+
+    left = await stores.redis.ttl(keyspace.session_ended(claims.session))
+    assert left >= 15 * 60
+    with pytest.raises(AuthenticationFailed):
+        await stores.a_process().resolve(newer.access_token)
+
+
+async def test_a_reuse_says_whose_session_is_to_be_ended(stores: Stores, ada: Session) -> None:
+    sessions = stores.sessions()
+    await sessions.refresh(ada.refresh_token, LAPTOP)
+
+    with pytest.raises(RefreshTokenReused) as reused:
+        await sessions.refresh(ada.refresh_token, PHONE)
+
+    assert reused.value.user == ada.user.id
+    assert reused.value.session == stores.access_tokens().read(ada.access_token).session
+
+
+async def test_a_refresh_that_meets_the_end_of_all_sessions_does_not_outlive_it(
+    stores: Stores, ada: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sessions = stores.sessions()
+    used, go_on = asyncio.Event(), asyncio.Event()
+    use = refresh_tokens.use
+
+    async def uses_and_waits(*args: Any, **more: Any) -> Any:
+        found = await use(*args, **more)
+        used.set()
+        await go_on.wait()
+        return found
+
+    monkeypatch.setattr(refresh_tokens, "use", uses_and_waits)
+    refreshing = asyncio.create_task(sessions.refresh(ada.refresh_token, LAPTOP))
+    await used.wait()
+    monkeypatch.setattr(refresh_tokens, "use", use)
+    claims = stores.access_tokens().read(ada.access_token)
+    ending = asyncio.create_task(stores.sessions().logout(claims, LAPTOP, everywhere=True))
+    asyncio.get_running_loop().call_later(0.2, go_on.set)
+    renewed, _ = await asyncio.gather(refreshing, ending)
+
+    with pytest.raises(AuthenticationFailed):
+        await sessions.refresh(renewed.refresh_token, LAPTOP)
+
+
+@pytest.mark.parametrize("email", ["a\u0000@example.com", "\u0000", "'; --", "a" * 400, ""])
+async def test_an_email_that_is_none_is_nobodys(stores: Stores, email: str) -> None:
+    with pytest.raises(AuthenticationFailed, match="email or the password"):
+        await stores.sessions().login(email, PASSWORD, LAPTOP)

@@ -49,6 +49,11 @@ async def find(connection: AsyncConnection, user_id: UserId) -> UserRecord | Non
     return None if found is None else _record(found)
 
 
+async def lock(connection: AsyncConnection, user_id: UserId) -> None:
+    """Until the transaction ends, others wait who take it too. (On SQLite whoever writes waits anyway.)"""
+    await connection.execute(select(user.c.id).where(user.c.id == user_id).with_for_update())
+
+
 async def find_by_email(connection: AsyncConnection, email: str) -> UserRecord | None:
     found = (await connection.execute(select(user).where(user.c.email == email.lower()))).one_or_none()
     return None if found is None else _record(found)
