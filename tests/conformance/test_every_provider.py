@@ -431,7 +431,7 @@ async def test_a_count_of_tokens(caller: Caller) -> None:
     assert heard.body == {"input_tokens": 2}
 
 
-@pytest.mark.parametrize("kind", list(JobKind), ids=str)
+@pytest.mark.parametrize("kind", [k for k in JobKind if k is not JobKind.CREDENTIAL_CHECK], ids=str)
 async def test_each_kind_goes_to_the_path_where_the_provider_has_it(
     provider: ScriptedProvider, kind: JobKind
 ) -> None:

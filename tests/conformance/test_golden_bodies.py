@@ -173,7 +173,9 @@ def test_answers_of_the_other_kinds_are_read(profile: ProviderProfile, kind: Job
 
 
 @every_provider
-@pytest.mark.parametrize("kind", [k for k in JobKind if k is not JobKind.COUNT_TOKENS], ids=str)
+@pytest.mark.parametrize(
+    "kind", [k for k in JobKind if k not in {JobKind.COUNT_TOKENS, JobKind.CREDENTIAL_CHECK}], ids=str
+)
 def test_a_kind_is_served_or_refused_by_name(profile: ProviderProfile, kind: JobKind) -> None:
     if profile.serves(kind):
         request = profile.codec(kind).encode(goldens.call_of(profile, kind))
