@@ -14,6 +14,7 @@ import api.main
 import scheduler.main
 from cli import main
 from cli.production import weakness
+from shared import faultpoints
 from tests.fakes.redis_server import RedisServer
 
 SECRET, OTHER, THIRD = (secrets.token_urlsafe(32) for _ in range(3))
@@ -49,6 +50,8 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
         names.append("scheduler")
 
     monkeypatch.chdir(tmp_path)
+    # What is armed here must not kill this process in another test.
+    monkeypatch.setattr(faultpoints, "_armed", {})
     monkeypatch.setattr(api.main, "run_api", run_api)
     monkeypatch.setattr(scheduler.main, "run_scheduler", run_scheduler)
     monkeypatch.setattr(main, "configure_logging", lambda _: None)
