@@ -41,6 +41,8 @@ LEDGER_SECONDS: Final = 2.0
 """How long a request waits for what the ledger says, the first time an allowance is counted."""
 _REMEMBERED: Final = 50_000
 _GATHER_SECONDS: Final = 0.005
+_MOST: Final = 10**12
+"""Tokens or micro-dollars of one request: sums of these are still exact in a script's numbers."""
 _BYTES_A_TOKEN: Final = 3
 """Fewer than any usual text has, so that the estimate is an upper one."""
 _RETRY_SOON_SECONDS: Final = 60.0
@@ -130,7 +132,7 @@ class Admission:
             tokens = max(tokens, prompt + answer)
             if prices is not None and kind is not JobKind.COUNT_TOKENS:
                 cost = max(cost, prices.cost_micro_usd(Usage(prompt, answer)))
-        return Estimate(tokens, cost)
+        return Estimate(min(tokens, _MOST), min(cost, _MOST))
 
     async def admit(self, rules: RuleSet, job: Job, estimate: Estimate, mode: Mode = Mode.CHECK) -> Admitted:
         """Raises TooManyRequests, RateLimited, QuotaExceeded, or Overloaded."""

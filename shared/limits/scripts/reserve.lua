@@ -39,6 +39,7 @@ for subject, list in string.gmatch(ARGV[6], '([^\t\n]+)\t([^\n]+)') do
       local one = {number = number, rule = rule, kind = kind, limit = tonumber(limit)}
       if kind == 'r' or kind == 't' then
         one.slot_ms = tonumber(window) / SLOTS
+        group.longest = math.max(group.longest or 0, tonumber(window))
         one.slot = math.floor(now / one.slot_ms)
         one.at = want(group, rule .. ':n', rule .. ':o', rule .. ':' .. int(one.slot))
       elseif kind == 's' then
@@ -130,7 +131,8 @@ for _, group in ipairs(groups) do
   end
   if #changed > 0 then
     write(group, changed)
-    redis.call('PEXPIRE', group.key, KEEP_MS)
+    -- Windows alone are forgotten with what they hold: there may be as many as there are addresses.
+    redis.call('PEXPIRE', group.key, group.epoch and KEEP_MS or math.ceil(2 * group.longest))
   end
   if #parts > 0 then
     hold[#hold + 1] = group.subject .. '\t' .. table.concat(parts, ';')

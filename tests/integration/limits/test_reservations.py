@@ -379,3 +379,12 @@ async def test_days_and_months_are_those_of_the_calendar(link: RedisLink, moment
     assert int(day) == day_number(moment)
     assert int(month) == month_number(moment)
     assert int(next_month_ms) == int(following.timestamp() * 1000)
+
+
+async def test_windows_alone_are_forgotten_soon_and_budgets_are_not(caller: Caller, link: RedisLink) -> None:
+    await caller.at.seed(ACME, WHOLE, LedgerCounts())
+    await caller.ask([requests(5), *budget(100)])
+
+    prefix = keyspace.holds(ACME).removesuffix("holds")
+    assert 60_000 < await link.execute("PTTL", prefix + KEY) <= 120_000
+    assert await link.execute("PTTL", prefix + WHOLE) > 30 * 86_400_000
