@@ -229,7 +229,7 @@ class Model:
         return moved
 
     def _hand_back(self, keys: Sequence[str], args: Sequence[str]) -> int:
-        job_id, fence, consumer, _ = args
+        job_id, fence, consumer, *_ = args
         job = self.jobs[job_id]
         if str(job.fence) != fence:
             return 0
