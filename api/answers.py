@@ -8,7 +8,7 @@ from api.departure import Departure
 from api.deps import Broker, request_id_of
 from api.replies import Reply
 from api.responses import RawHeaders
-from api.sse import EventStream, StreamForm
+from api.sse import NO_OPENING, EventStream, Opening, StreamForm
 from shared.domain.job import Job, Surface
 from shared.queue.frames import Result
 from shared.queue.producer import Accepted
@@ -24,6 +24,7 @@ def event_stream(
     with_ids: bool,
     headers: RawHeaders,
     departure: Departure,
+    opening: Opening = NO_OPENING,
 ) -> EventStream:
     def on_end() -> None:
         if reply.result is not None:
@@ -40,6 +41,7 @@ def event_stream(
         headers=headers,
         heartbeat_seconds=api.heartbeat_seconds,
         on_end=on_end,
+        opening=opening,
     )
 
 
@@ -55,19 +57,18 @@ def job_headers(job: Job, result: Result | None) -> RawHeaders:
     ]
 
 
-def result_headers(job: Job, result: Result, *, replayed: bool) -> RawHeaders:
-    headers = [
+def result_headers(job: Job, result: Result) -> RawHeaders:
+    return [
         *job_headers(job, result),
         (b"x-headrace-attempts", b"%d" % result.head.attempts),
         (b"x-headrace-queue-ms", b"%d" % result.head.queue_ms),
     ]
-    if replayed:
-        headers.append((b"idempotent-replayed", b"true"))
-    return headers
 
 
-def queue_headers(accepted: Accepted) -> RawHeaders:
+def queue_headers(accepted: Accepted, *, replayed: bool) -> RawHeaders:
     """How the job stood in the queue when it was accepted; nothing where it had not to wait."""
+    if replayed:
+        return [(b"idempotent-replayed", b"true")]
     if accepted.joined is not None:
         return [(b"x-headrace-joined", b"true")]
     if not accepted.position:
@@ -83,4 +84,4 @@ def note_result(request: Request, result: Result) -> None:
     state = request.scope["state"]
     state["result"] = result.head
     # It may have been answered by another one than was planned.
-    state["provider"] = result.head.provider or state["provider"]
+    state["provider"] = result.head.provider or state.get("provider")

@@ -4,7 +4,8 @@
 
 The turn is stored before its end is told, so that the next one finds it. Dying in between,
 neither the caller nor the conversation has the answer; the same request again, with its
-Idempotency-Key, gets both. A database that fails only then costs the turn, not the answer.
+Idempotency-Key, gets both. A database that fails only then costs the turn, not the answer; of a new
+conversation it costs the conversation, which nobody finds then.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from starlette.responses import Response
 from starlette.types import Message as AsgiMessage
 from starlette.types import Receive, Scope, Send
 
-from api.checking import fault
 from api.database import within_reach
 from api.deps import Broker, headers_of
 from api.idempotency import key_of
@@ -36,6 +36,7 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.errors import NotAuthorized, NotFound, Overloaded
 from shared.ids import ConversationId, JobId, new_conversation_id
+from shared.requests.checking import fault
 
 FIELD: Final = "conversation_id"
 NEW: Final = "new"
@@ -49,11 +50,13 @@ _TITLE_CHARS: Final = 80
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """`said`: the messages of the request itself."""
+    """`said`: the messages of the request itself. `begins`: the conversation does, with this turn."""
 
     conversation: ConversationId
     said: tuple[Message, ...]
     via: Broker
+    owner: Owner
+    begins: bool = False
 
     async def answered(self, response: Response) -> Response:
         """The response, with the id of the conversation, once its turn is stored."""
@@ -77,8 +80,13 @@ class Turn:
         spoken = {"role": "assistant", **{k: v for k, v in answer.items() if v is not None and k != "role"}}
         try:
             async with within_reach("Conversations"), writing(self.via.engine) as connection:
+                at = SystemClock().now()
+                if self.begins:
+                    await conversations.begin(
+                        connection, self.conversation, self.owner, title=_title(self.said), at=at
+                    )
                 await conversations.append(
-                    connection, self.conversation, job_id, [*self.said, spoken], at=SystemClock().now()
+                    connection, self.conversation, self.owner, job_id, [*self.said, spoken], at=at
                 )
         except Overloaded:
             logger.warning("turn not kept", job_id=job_id, conversation=self.conversation)
@@ -101,20 +109,17 @@ async def take_turn(
     if wanted != NEW and not _ID.match(wanted):
         raise fault(FIELD, "must be 'new', or the id of a conversation")
     owner, said = owner_of(principal), tuple(document["messages"])
+    if wanted == NEW:
+        # It begins with its first turn: a request that is refused writes nothing.
+        return Turn(_new_id(request, owner), said, via, owner, begins=True)
     async with within_reach("Conversations"):
-        if wanted == NEW:
-            conversation = _new_id(request, owner)
-            async with writing(via.engine) as connection:
-                at = SystemClock().now()
-                await conversations.begin(connection, conversation, owner, title=_title(said), at=at)
-            return Turn(conversation, said, via)
         conversation = ConversationId(wanted)
         async with via.engine.connect() as connection:
             if await conversations.find(connection, conversation, owner) is None:
                 raise unknown()
             before = await conversations.last_messages(connection, conversation, limit=MAX_MESSAGES)
     document["messages"] = [*_newest(before), *said]
-    return Turn(conversation, said, via)
+    return Turn(conversation, said, via, owner)
 
 
 def owner_of(principal: Principal) -> Owner:

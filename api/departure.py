@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from api.admission import FREE, Admitted
 from api.deps import Broker
 from api.replies import Reply
 from shared.errors import DeadlineExceeded, QueueUnavailable
+from shared.limits.admission import FREE, Admitted
 
 
 class Departure:

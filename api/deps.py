@@ -9,7 +9,8 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.requests import Request
 from starlette.types import Scope
 
-from api.admission import Admission
+from api.incoming import Incoming
+from api.job_rows import JobRows
 from api.login_limits import LoginLimits
 from api.replies import Replies
 from shared.auth.issuing import KeyIssuer
@@ -22,6 +23,7 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.errors import AuthenticationFailed, NotAuthorized
 from shared.ids import RequestId
+from shared.limits.admission import Admission
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import ModelLists
 from shared.providers.registry import Registry
@@ -33,6 +35,8 @@ from shared.queue.producer import Producer
 from shared.queue.redis_link import RedisLink
 from shared.routing.router import Router
 from shared.settings import Settings
+from shared.storage.objects import Storage
+from shared.webhooks.signing import WebhookSecrets
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +44,7 @@ class Broker:
     settings: Settings
     link: RedisLink
     producer: Producer
+    job_rows: JobRows
     dead_letters: DeadLetters
     job_statuses: JobStatuses
     replies: Replies
@@ -55,6 +60,9 @@ class Broker:
     engine: AsyncEngine
     admission: Admission
     login_limits: LoginLimits
+    webhook_secrets: WebhookSecrets
+    storage: Storage
+    incoming: Incoming = field(default_factory=Incoming)
     conditions: Mapping[str, ProviderCondition] = field(default_factory=dict)
     """How providers do, by id; one that is missing does as `UNKNOWN` says."""
     sessions: Sessions | None = None

@@ -15,12 +15,14 @@ from redis.exceptions import RedisError
 from sqlalchemy import text
 from starlette.responses import Response
 
+from api import sse
 from api.deps import Broker, broker_of
 from api.responses import json_response
 from shared.db.engine import DATABASE_ERRORS
 from shared.errors import NotFound
 from shared.observability import metrics
-from shared.queue import depth
+from shared.observability.metrics import Reading
+from shared.queue import depth, settling
 from shared.queue.eviction import EvictionWatch
 
 router: Final = APIRouter(tags=["Operations"])
@@ -78,12 +80,32 @@ async def prometheus(request: Request) -> Response:
     via = broker_of(request)
     if not via.settings.metrics_enabled:
         raise NotFound("Metrics are switched off.")
+    shards = via.settings.queue.shards
+    database = asyncio.create_task(database_state(via))
     try:
-        depths = await depth.measure(via.link, list(via.registry.profiles), shards=via.settings.queue.shards)
+        depths = await depth.measure(via.link, list(via.registry.profiles), shards=shards)
         dead = await via.dead_letters.count()
+        shared = [*await settling.measure(via.link, shards=shards), *_memory(via)]
+        evictions: EvictionWatch = request.app.state.evictions
+        ready = not request.app.state.draining and await evictions.complaint() is None
     except (RedisError, OSError):
-        depths, dead = [], {}  # the rest of the page is worth most when Redis is away
-    return Response(metrics.render(depths, dead, via.conditions), media_type=metrics.CONTENT_TYPE)
+        # The rest of the page is worth most when Redis is away.
+        depths, dead, shared, ready = [], {}, [], False
+    readings = [
+        *metrics.of_process("api", ready=ready),
+        *shared,
+        Reading("gateway_database_up", float(await database == "connected")),
+        Reading("gateway_open_streams", sse.open_streams()),
+        Reading("gateway_waiting_requests", via.replies.waiting),
+    ]
+    return Response(metrics.render(depths, dead, via.conditions, readings), media_type=metrics.CONTENT_TYPE)
+
+
+def _memory(via: Broker) -> list[Reading]:
+    found = [Reading("gateway_redis_memory_bytes", via.memory.used_bytes, ("used",))]
+    if via.memory.max_bytes:
+        found.append(Reading("gateway_redis_memory_bytes", via.memory.max_bytes, ("max",)))
+    return found
 
 
 async def redis_state(via: Broker) -> str:

@@ -6,7 +6,8 @@
                           16 KB, 100 headers                               else 431
                           one Host, one framing, a path as target          else 400
 
-    answer ── the caller takes no byte of it for `slow_reader_seconds` ──> aborted
+    answer ── it comes before the end of a body, and more than 64 KB of that may follow ──> connection: close
+           ── the caller takes no byte of it for `slow_reader_seconds` ──> aborted
 
 A refused connection hears one JSON error, is read a little further so that the answer
 survives the reset, and is closed. Offers to upgrade (h2c, as Java's own client makes
@@ -28,6 +29,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from api.error_views import RawHeaders, render, surface_of
+from api.http_answer import Cycle
 from api.middleware.protective import protective_headers
 from shared.errors import BadRequest, BrokerError, DeadlineExceeded, HeadersTooLarge
 from shared.ids import new_request_id
@@ -73,7 +75,10 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     """How long a caller may take no byte of an answer that the sockets no longer hold."""
     linger_bytes: ClassVar[int] = 65_536
     linger_seconds: ClassVar[float] = 1.0
-    """How much further a caller that still sends is read, unheard, once it was answered."""
+    """How much further a caller that still sends is read, unheard, once it was answered.
+
+    One whose answer keeps the connection has no more than that left to send.
+    """
     log_refusals: ClassVar[bool] = True
     protective: ClassVar[RawHeaders] = []
     """Headers of refusals besides their own."""
@@ -85,6 +90,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     _silent_bytes: int = 0
     _passed_over: bool = False
     _deaf: bool = False
+    _body_bytes: int = 0
     _discarded: int = 0
     _heard_at: float = 0.0
     _watch: TimerHandle | None = None
@@ -99,6 +105,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        # The edge logs each exchange; uvicorn would where any handler could hear of it.
+        self.access_log = False
         self._farewell = _Farewell(self, transport)
         self._heard_at = self.loop.time()
         self._arm(_HEAD)
@@ -166,12 +174,17 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._phase = _BODY
         self._silent_bytes = 0
+        self._body_bytes = 0
+        self._discarded = 0
+        # Not begun yet, for its task is.
+        self.cycle.__class__ = Cycle
         self.cycle.transport = cast(asyncio.Transport, self._farewell)
         # Trailers would be appended to the headers of a request already judged.
         self.headers = []
 
     def on_body(self, body: bytes) -> None:
         self._silent_bytes = 0
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -367,6 +380,15 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
         self._watched = _IDLE
         self._watch = self.loop.call_later(self.linger_seconds, self._on_watch)
 
+    def _hears_out(self) -> bool:
+        """Whether what is missing of the body is so short that it will be read, answered or not."""
+        cycle = self.cycle
+        if cycle.waiting_for_100_continue:
+            # Nobody knows whether a caller sends what it was not told to.
+            return False
+        length = next((value for name, value in cycle.scope["headers"] if name == b"content-length"), None)
+        return length is not None and int(length) - self._body_bytes <= self.linger_bytes
+
     def _discard(self, size: int) -> None:
         self._discarded += size
         if self._discarded > self.linger_bytes:
@@ -376,10 +398,11 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 class _Farewell:
     """The transport as a response sees it: closing waits for a caller that still sends."""
 
-    __slots__ = ("_protocol", "is_closing", "write")
+    __slots__ = ("_protocol", "hears_out", "is_closing", "write")
 
     def __init__(self, protocol: BoundedHttpToolsProtocol, transport: asyncio.Transport) -> None:
         self._protocol = protocol
+        self.hears_out = protocol._hears_out
         self.write = transport.write
         self.is_closing = transport.is_closing
 

@@ -19,11 +19,12 @@ from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
 from shared.domain.usage import Outcome
 from shared.errors import BadRequest
-from shared.ids import JobId, new_job_id
+from shared.ids import JobId
 from shared.queue.frames import Result, ResultHead
 from shared.queue.producer import Producer
 
-RETAIN_SECONDS: Final = 86_400.0
+_CLAIM_SECONDS: Final = 60.0
+"""Longer than any request takes from its claim to the queue."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}\Z")
 
 
@@ -38,24 +39,35 @@ def key_of(headers: Mapping[str, str]) -> str | None:
     return key
 
 
-async def claim_job_id(
-    key: str, principal: Principal, surface: Surface, kind: JobKind, producer: Producer
-) -> tuple[JobId, bool]:
-    """The job that the key stands for, and whether there is one already."""
-    scope = f"{principal.account}\n{surface.value}\n{kind.value}\n{key}".encode()
-    digest = hashlib.sha256(scope).hexdigest()
-    fresh = new_job_id()
-    held = await producer.claim_key(digest, fresh, instead_of=None, seconds=RETAIN_SECONDS)
+def digest_of(
+    key: str, principal: Principal, surface: Surface, kind: JobKind, route: str | None = None
+) -> str:
+    """Under which its pointer stands. `route`: one of any surface and kind, whose keys are its own."""
+    within = f"{surface.value}\n{kind.value}" if route is None else route
+    return hashlib.sha256(f"{principal.account}\n{within}\n{key}".encode()).hexdigest()
+
+
+async def claim_job_id(digest: str, producer: Producer) -> tuple[JobId, bool]:
+    """The job that the key of this digest stands for, and whether there is one already.
+
+    The claim is a short one: the job makes it last when it is queued, so that what is refused leaves nothing.
+    """
+    fresh = producer.new_id_beside(digest)
+    held = await producer.claim_key(digest, fresh, instead_of=None, seconds=_CLAIM_SECONDS)
     if held == fresh:
         return fresh, False
     stored = await producer.result(held)
-    if isinstance(stored, Result) and _is_worth_another_run(stored.head):
-        held = await producer.claim_key(digest, fresh, instead_of=held, seconds=RETAIN_SECONDS)
+    # Not every id without a job: another request may be about to queue this one.
+    again = (isinstance(stored, Result) and is_worth_another_run(stored.head)) or (
+        stored is None and await producer.was_forgotten(held)
+    )
+    if again:
+        held = await producer.claim_key(digest, fresh, instead_of=held, seconds=_CLAIM_SECONDS)
         return held, held != fresh
     return held, stored is not None
 
 
-def _is_worth_another_run(head: ResultHead) -> bool:
+def is_worth_another_run(head: ResultHead) -> bool:
     if head.outcome is Outcome.SUCCEEDED:
         return False
     return head.outcome is not Outcome.FAILED or head.status == 429 or head.status >= 500

@@ -20,22 +20,36 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from starlette.types import ASGIApp, Scope
 
 from api import error_views, health
-from api.account_v1 import alerts, api_keys, audit, auth, credential_check, credentials, members, usage
+from api.account_v1 import (
+    alerts,
+    api_keys,
+    audit,
+    auth,
+    credential_check,
+    credentials,
+    members,
+    usage,
+    webhook_deliveries,
+    webhooks,
+)
 from api.admin_v1 import accounts, dead_letters, users
 from api.admin_v1.guard import require_admin
-from api.admission import Admission
+from api.anthropic_v1 import batches as message_batches
 from api.anthropic_v1 import messages
 from api.cohere_v2 import rerank as cohere_rerank
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
+from api.job_rows import JobRows
 from api.legacy import ai, generate_text, inference, summarize
 from api.login_limits import LoginLimits
 from api.middleware.cors import Cors
 from api.middleware.edge import Edge
-from api.openai_v1 import chat_completions, completions, embeddings, models, rerank, responses
+from api.openai_v1 import batches as openai_batches
+from api.openai_v1 import chat_completions, completions, embeddings, files, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
+from api.unified_v1 import batches as unified_batches
 from api.unified_v1 import chat, conversations, estimate, jobs, preferences, providers, quota
 from api.unified_v1 import embeddings as unified_embeddings
 from api.unified_v1 import models as unified_models
@@ -53,11 +67,15 @@ from shared.crypto import Sealer
 from shared.db.engine import DATABASE_ERRORS, create_engine, url_of
 from shared.egress.rules import EgressRules
 from shared.egress.transport import GuardedTransport
-from shared.errors import BrokerError
+from shared.errors import BrokerError, RateLimited
 from shared.ids import ApiKeyId
+from shared.limits.admission import Admission
+from shared.limits.redriven import RedrivenCounts
+from shared.limits.reservations import LOOK_SECONDS as LEDGER_LOOK_SECONDS
 from shared.limits.reservations import Reservations
 from shared.limits.rules import Policies
 from shared.observability import metrics
+from shared.observability.loop_lag import watch_loop
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import LOOK_SECONDS as MODELS_LOOK_SECONDS
 from shared.providers.model_lists import ModelLists
@@ -77,6 +95,8 @@ from shared.routing.router import Router
 from shared.routing.watch import LOOK_SECONDS as ROUTES_LOOK_SECONDS
 from shared.routing.watch import RoutingWatch
 from shared.settings import Settings
+from shared.storage.opening import open_storage
+from shared.webhooks.signing import WebhookSecrets
 
 _KEY_VERSION_SECONDS: Final = 2.0
 _FIRST_OPERATOR_SECONDS: Final = 5.0
@@ -92,11 +112,14 @@ DETAILS: Final = frozenset({"/health", "/metrics"})
 _UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")
 """Paths that are about this process, not about inference."""
 
+_OF_BATCHES: Final = (message_batches.PATH, unified_batches.PATH)
+"""Where requests of a batch are in the body."""
+
 
 def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIApp, FastAPI]:
     """The application as served (wrapped in the edge), and the FastAPI app within.
 
-    `pepper`: the secret under which API keys are digested.
+    `pepper`: the secret under which API keys are digested, and from which those of webhooks are derived.
     """
     registry = Registry.from_settings(settings)
     metrics.know_providers(registry.profiles)
@@ -126,7 +149,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         model_lists = ModelLists(link, registry.profiles)
         catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
         reservations = Reservations(link)
-        admission = Admission(reservations, engine, catalogue, Policies.of(settings), settings)
+        admission = Admission(reservations, engine, catalogue, registry, Policies.of(settings), settings)
         routing = RoutingWatch(settings.routing_file, registry, catalogue, settings.default_provider)
         conditions = Conditions(link, presence.served, shards=settings.queue.shards)
         replies = Replies(
@@ -142,7 +165,13 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             settings=settings,
             link=link,
             producer=producer,
-            dead_letters=DeadLetters(link, settings.queue, registry.profiles),
+            job_rows=JobRows(engine),
+            dead_letters=DeadLetters(
+                link,
+                settings.queue,
+                registry.profiles,
+                counts=RedrivenCounts(reservations, catalogue, settings),
+            ),
             job_statuses=JobStatuses(link, settings.queue),
             replies=replies,
             presence=presence,
@@ -164,6 +193,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             engine=engine,
             admission=admission,
             login_limits=LoginLimits(reservations, settings.limits),
+            webhook_secrets=WebhookSecrets(pepper),
+            storage=open_storage(settings),
             sessions=sessions,
             sealer=None if settings.master_public_key is None else Sealer(settings.master_public_key),
         )
@@ -175,20 +206,22 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             asyncio.create_task(_hear_revocations(link, keys), name="key-version"),
             asyncio.create_task(_look_for_workers(presence), name="presence"),
             asyncio.create_task(_look_at_conditions(conditions), name="conditions"),
+            asyncio.create_task(_look_at_ledger(reservations), name="ledger"),
             asyncio.create_task(memory.look_forever(), name="memory"),
             asyncio.create_task(_look_for_models(app.state.broker), name="models"),
             asyncio.create_task(_look_for_routes(routing), name="routes"),
+            asyncio.create_task(watch_loop(), name="loop-lag"),
         ]
         logger.info("api started", channel=replies.channel)
         yield
-        for poll in polls:
-            poll.cancel()
-        await asyncio.gather(*polls, return_exceptions=True)
+        await _end(polls)
         await replies.close()
         await admission.aclose()
+        await app.state.broker.job_rows.aclose()
         await keys.aclose()
         await link.close()
         await engine.dispose()
+        await app.state.broker.storage.aclose()
         passwords.close()
         logger.info("api stopped")
 
@@ -210,15 +243,19 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         chat_completions,
         responses,
         messages,
+        message_batches,
         completions,
         embeddings,
         rerank,
         models,
+        files,
+        openai_batches,
         cohere_rerank,
         chat,
         unified_embeddings,
         unified_rerank,
         jobs,
+        unified_batches,
         providers,
         unified_models,
         estimate,
@@ -232,6 +269,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         credentials,
         usage,
         alerts,
+        webhook_deliveries,
+        webhooks,
         audit,
         generate_text,
         summarize,
@@ -258,6 +297,8 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         settings=settings.api,
         log_requests=settings.log.requests,
         on_response=_measure,
+        uploads=(files.PATH,),
+        larger=dict.fromkeys(_OF_BATCHES, settings.batches.max_inline_bytes),
         cors=Cors(settings.cors) if settings.cors.origins else None,
     )
     return edge, app
@@ -297,6 +338,9 @@ def _measure(scope: Scope, status: int, seconds: float) -> None:
     metrics.count_request(provider, label, seconds)
     if error is not None:
         metrics.count_error(provider, error.type)
+        # A provider's own limit has the same code, and names the provider.
+        if error.code != RateLimited.code or "provider" not in error.details:
+            metrics.count_refusal(error.code)
     result: ResultHead | None = state.get("result")
     if result is not None:
         metrics.count_tokens(provider, prompt=result.prompt_tokens, completion=result.completion_tokens)
@@ -328,6 +372,12 @@ async def _make_first_operator(settings: Settings, engine: AsyncEngine, password
         logger.warning("first operator not made: make the user one by `headrace users operator`")
 
 
+async def _end(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
 async def _hear_revocations(link: RedisLink, keys: KeyLookup) -> None:
     """The counter behind the revocation messages, in case one was lost."""
     while True:
@@ -345,6 +395,15 @@ async def _look_for_workers(presence: Presence) -> None:
         except (RedisError, OSError) as exc:
             logger.debug("presence of workers not read", error=type(exc).__name__)
         await asyncio.sleep(LOOK_SECONDS)
+
+
+async def _look_at_ledger(reservations: Reservations) -> None:
+    while True:
+        try:
+            await reservations.look()
+        except (RedisError, OSError) as exc:
+            logger.debug("state of the ledger not read", error=type(exc).__name__)
+        await asyncio.sleep(LEDGER_LOOK_SECONDS)
 
 
 async def _look_at_conditions(conditions: Conditions) -> None:

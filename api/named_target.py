@@ -7,10 +7,10 @@ from typing import Any
 from starlette.requests import Request
 
 from api.deps import Broker
-from api.plan import choose_plan, plan_for
 from shared.domain.job import JobKind
 from shared.domain.principal import Principal
 from shared.errors import NotFound
+from shared.routing.choice import choose_plan, plan_for
 from shared.routing.router import Plan
 
 
@@ -23,9 +23,11 @@ def take_plan(
     """
     provider = document.pop("provider", None)
     if provider is None:
-        return choose_plan(document, kind, request, principal, via)
+        return choose_plan(document, kind, request.scope["headers"], principal, via)
     require_provider(provider, via)
-    return plan_for(f"{provider}/{document['model']}", document, kind, request, principal, via)
+    return plan_for(
+        f"{provider}/{document['model']}", document, kind, request.scope["headers"], principal, via
+    )
 
 
 def require_provider(provider: str, via: Broker) -> None:

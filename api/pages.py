@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Final
 
-from api.checking import fault
+from api.moments import in_utc
+from shared.requests.checking import fault
 
 _ID: Final = re.compile(r"[a-z]{2,6}_[0-9a-f]{8,64}\Z")
 
@@ -24,8 +25,8 @@ def place_of(cursor: str | None) -> tuple[datetime, str] | None:
     wrong = fault("cursor", "is none that was given out here")
     try:
         at, _, row_id = base64.urlsafe_b64decode(cursor.encode()).decode("ascii").partition("|")
-        moment = datetime.fromisoformat(at).astimezone(UTC)
-    except (ValueError, binascii.Error, OverflowError):
+        moment = in_utc(datetime.fromisoformat(at))
+    except (ValueError, binascii.Error):
         raise wrong from None
     if not _ID.match(row_id):
         raise wrong

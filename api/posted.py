@@ -8,10 +8,10 @@ from typing import Any
 from starlette.requests import Request
 
 from api.deps import Broker, authenticate, broker_of
-from api.json_body import MAX_NODES, parse_object
 from api.request_body import read_body
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission
+from shared.requests.json_body import MAX_NODES, parse_object
 
 
 @dataclass(frozen=True, slots=True)

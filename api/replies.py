@@ -31,12 +31,11 @@ from shared.errors import (
     BadRequest,
     BrokerError,
     DeadlineExceeded,
-    JobCancelled,
     JobLost,
     Overloaded,
-    ProviderUnavailable,
 )
 from shared.ids import JobId
+from shared.queue.failures import failure_of
 from shared.queue.frames import EventBatch, Result, parse_frame
 from shared.queue.producer import Producer
 from shared.queue.subscription import Subscription
@@ -47,6 +46,8 @@ _WATCH_AFTER_SECONDS: Final = 0.2
 """Requests that answer sooner never pay for a disconnect watcher."""
 _CANCEL_AGAIN_SECONDS: Final = 1.0
 _CLOSE_SECONDS: Final = 2.0
+_LOST: Final = "The queue lost this job. It is safe to send it again."
+_LOST_BUT_KEPT: Final = "The queue lost this job. It is queued again by itself: come back for it."
 _BUFFER_BYTES: Final = 1_048_576
 """Events kept for a slow reader; beyond it the reader catches up from the log."""
 
@@ -247,12 +248,13 @@ class Replies:
         await asyncio.gather(*tasks, return_exceptions=True)
         await self.subscription.close()
 
-    def expect(self, job: Job, receive: Receive, *, reader: str) -> Reply:
+    def expect(self, job: Job, receive: Receive, *, reader: str, deadline: float | None = None) -> Reply:
+        """`deadline`: of time.monotonic(), where it is not that of the job."""
         reply = Reply(
             job,
             self._producer,
             receive=receive,
-            deadline=time.monotonic() + job.budget_ms / 1000,
+            deadline=time.monotonic() + job.budget_ms / 1000 if deadline is None else deadline,
             reader=reader,
         )
         self._waiting.setdefault(job.id, []).append(reply)
@@ -390,7 +392,7 @@ class Replies:
                     reply.behind = True
                     reply.wake()
             elif answer is None:
-                reply.fail(JobLost("The queue lost this job. It is safe to send it again."))
+                reply.fail(JobLost(_LOST if reply.job.row is None else _LOST_BUT_KEPT))
             # Redis away: wait on, until it is back or the deadline comes.
 
 
@@ -406,29 +408,6 @@ async def _watch_disconnect(reply: Reply) -> None:
 def new_reader() -> str:
     """A token under which a request reads a job."""
     return os.urandom(6).hex()
-
-
-def failure_of(result: Result, job: Job) -> BrokerError:
-    """Why a job that did not succeed did not."""
-    head = result.head
-    if isinstance(head.error, dict):
-        return BrokerError.from_fields(head.error)
-    details = {"job_id": job.id}
-    if head.outcome is Outcome.EXPIRED:
-        return DeadlineExceeded("The deadline passed while the job was queued.", details=details)
-    if head.outcome is Outcome.CANCELLED:
-        return JobCancelled("This job was cancelled.", details=details)
-    if head.error == "stream_interrupted":
-        return ProviderUnavailable(
-            "The stream was interrupted and cannot be continued.",
-            provider=job.target.provider,
-            code="stream_interrupted",
-        )
-    if head.outcome is Outcome.DEAD:
-        error = BrokerError("This job stopped every worker that ran it and was set aside.", details=details)
-        error.code = "poison"
-        return error
-    return BrokerError("The job failed.", details=details)
 
 
 def job_id_of(event_id: str) -> tuple[JobId, int] | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncGenerator
+
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive
 
@@ -36,6 +38,23 @@ async def read_body(receive: Receive, *, limit: int) -> bytes:
         parts.append(part)
         if not message.get("more_body", False):
             return b"".join(parts)
+
+
+async def body_chunks(receive: Receive, *, limit: int) -> AsyncGenerator[bytes]:
+    """The body as it comes. Raises as `read_body` does."""
+    size = 0
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part: bytes = message.get("body", b"")
+        size += len(part)
+        if size > limit:
+            raise too_large(limit)
+        if part:
+            yield part
+        if not message.get("more_body", False):
+            return
 
 
 def too_large(limit: int) -> PayloadTooLarge:

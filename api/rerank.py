@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from api.sse import AS_STORED
-from api.submit import Submission
+from api.submission import Submission
 from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
 from shared.routing.router import Plan

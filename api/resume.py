@@ -11,7 +11,7 @@ from api.answers import event_stream, job_headers
 from api.departure import Departure
 from api.deps import Broker
 from api.replies import job_id_of, new_reader
-from api.sse import StreamForm
+from api.sse import NO_OPENING, Opening, StreamForm
 from shared.domain.job import JobState, Surface
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest, NotFound
@@ -27,6 +27,10 @@ def register_form(surface: Surface, form: StreamForm) -> StreamForm:
     return form
 
 
+def form_of(surface: Surface) -> StreamForm:
+    return _FORMS[surface]
+
+
 async def resume(
     event_id: str,
     request: Request,
@@ -34,6 +38,8 @@ async def resume(
     via: Broker,
     *,
     surface: Surface | None,
+    opening: Opening = NO_OPENING,
+    with_ids: bool = True,
 ) -> Response:
     """Go on with a stream behind `event_id`, on whatever process. Raises InvalidRequest, NotFound."""
     position = job_id_of(event_id)
@@ -51,15 +57,16 @@ async def resume(
     departure = Departure(via, reply)
     departure.accepted = found.state in {JobState.QUEUED, JobState.RUNNING}
     try:
-        reply.start_after(ordinal)
+        reply.start_after(max(ordinal, opening.count))
         # Ended between attaching and registering: the hint is gone, the result is not.
         stored = found.result or await via.producer.result(job_id)
         if isinstance(stored, Result):
-            _check_ordinal(ordinal, stored)
+            if ordinal > opening.count:
+                _check_ordinal(ordinal, stored)
             reply.offer(stored)
         return event_stream(
-            reply, request, via, job.surface, _FORMS[job.surface], with_ids=True,
-            headers=job_headers(job, reply.result), departure=departure,
+            reply, request, via, job.surface, _FORMS[job.surface], with_ids=with_ids,
+            headers=job_headers(job, reply.result), departure=departure, opening=opening,
         )  # fmt: skip
     except BaseException:
         departure()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -37,6 +37,17 @@ def verbatim(event: bytes) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
+class Opening:
+    """What is told of a stream before its log is read: of its first `count` events the `rest`."""
+
+    count: int = 0
+    rest: tuple[bytes, ...] = ()
+
+
+NO_OPENING: Final = Opening()
+
+
+@dataclass(frozen=True, slots=True)
 class StreamForm:
     """How the events of a surface stand on the wire.
 
@@ -53,7 +64,17 @@ AS_STORED: Final = StreamForm()
 NAMED: Final = StreamForm(named=True, done=b"")
 """Anthropic's messages and OpenAI's responses: the last event says by its name that it is."""
 
+_open: Final[set[EventStream]] = set()
 _TYPE: Final = re.compile(rb'"type":\s*"([a-z_.]{1,80})"')
+
+
+def wants_ids(headers: Mapping[str, str]) -> bool:
+    return headers.get("x-stream-ids", "").lower() == "true"
+
+
+def open_streams() -> int:
+    """Callers that are sent events by this process."""
+    return len(_open)
 
 
 class EventStream(Response):
@@ -68,8 +89,9 @@ class EventStream(Response):
         headers: RawHeaders,
         heartbeat_seconds: float,
         on_end: Callable[[], None],
+        opening: Opening = NO_OPENING,
     ) -> None:
-        """`on_end` runs once, however the stream ends."""
+        """`on_end` runs once, however the stream ends. `reply` goes on behind the `opening`."""
         self.status_code = 200
         self.background = None
         self.raw_headers = [
@@ -84,6 +106,7 @@ class EventStream(Response):
         self._with_ids = with_ids
         self._heartbeat_seconds = heartbeat_seconds
         self._on_end = on_end
+        self._opening = opening.rest
 
     @property
     def job_id(self) -> JobId:
@@ -96,6 +119,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+        _open.add(self)
         try:
             tail = await self._relay(send)
             await send({"type": "http.response.body", "body": tail})
@@ -110,6 +134,7 @@ class EventStream(Response):
             )
             await self._end_with(internal_error(), scope, send)
         finally:
+            _open.discard(self)
             self._on_end()
 
     async def _end_with(self, error: BrokerError, scope: Scope, send: Send) -> None:
@@ -122,6 +147,10 @@ class EventStream(Response):
         reply = self._reply
         sent_at = time.monotonic()
         ids_sent = False
+        if self._opening:
+            ids_sent = self._with_ids
+            body = self._frames(self._opening)
+            await send({"type": "http.response.body", "body": body, "more_body": True})
         while True:
             events = await reply.next_events()
             if events is None:

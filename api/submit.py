@@ -6,120 +6,70 @@ plan ──> Job ──> expect ──> enqueue ──> outcome | EventStream
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Final
 
-import orjson
 from starlette.requests import Request
 from starlette.responses import Response
 
 from api import twins
-from api.admission import FREE
 from api.answers import event_stream, job_headers, note_result, queue_headers, result_headers
 from api.departure import Departure
 from api.deps import Broker, headers_of, request_id_of
-from api.dropped_params import ASKED, TOLD, drop_params
-from api.idempotency import RETAIN_SECONDS, claim_job_id, fingerprint_of, key_of
+from api.idempotency import claim_job_id, digest_of
+from api.kept import accept
+from api.prefer import preference_of
 from api.replies import Reply, new_reader
 from api.responses import RawHeaders, json_response
 from api.resume import resume
-from api.sse import StreamForm
-from api.urgency import budget_ms, cost_of, lane_of
+from api.sse import wants_ids
+from api.submission import Submission, for_principal, prepare, priced
 from api.usable import require_usable
 from shared.domain.conditions import UNKNOWN
-from shared.domain.job import DEFAULT_CREDENTIAL, FallbackOn, Job, JobKind, Surface, Target
+from shared.domain.job import DEFAULT_CREDENTIAL, Job, Surface
 from shared.domain.principal import Principal
 from shared.errors import (
     BrokerError,
     DeadlineExceeded,
+    IdempotencyMismatch,
     JobCancelled,
-    ModelNotFound,
     ProviderTimeout,
     QueueUnavailable,
 )
-from shared.ids import new_job_id
+from shared.ids import JobId, new_job_id
+from shared.limits.admission import FREE
 from shared.limits.reservations import Mode
 from shared.limits.rules import RuleSet
-from shared.providers.profile import not_served
+from shared.observability import metrics, tracing
 from shared.queue.frames import Result
-
-RenderBody = Callable[[Result], bytes]
-"""A finished job's canonical body in the caller's dialect."""
-
-
-@dataclass(frozen=True, slots=True)
-class Submission:
-    """
-    document: the request in the form of `kind`, gateway-only fields already taken out
-    body: the bytes it was parsed from when they still say the same, else None
-    plan: where the job may run, best first
-    asked: what of the plan the caller asked for, which does not change with how providers do
-    fallback_on: failures of the request itself that move the job on
-    include_usage: whether the caller asked for the usage chunk of a chat stream
-    sent: the document as it came, where `document` holds more than that
-    retain_seconds: how long the result can be read again, if not as long as any other
-    """
-
-    kind: JobKind
-
-    document: dict[str, Any]
-    body: bytes | None
-    plan: tuple[Target, ...]
-    asked: tuple[str, ...]
-    surface: Surface
-    stream: bool
-    include_usage: bool
-    render_body: RenderBody
-    form: StreamForm
-    retain_seconds: float | None = None
-    fallback_on: frozenset[FallbackOn] = frozenset()
-    sent: dict[str, Any] | None = None
-
-    @property
-    def target(self) -> Target:
-        return self.plan[0]
+from shared.queue.producer import KEY_SECONDS, Accepted, Try
+from shared.requests.turn import cost_of
 
 
 async def submit(call: Submission, request: Request, principal: Principal, via: Broker) -> Response:
     """Queue the call as a job and answer with what comes back.
 
-    Raises NoWorker, QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, IdempotencyMismatch,
-    DeadlineExceeded, JobLost, or what the provider answered.
+    Raises ModelUnpriced, NoWorker, QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable,
+    IdempotencyMismatch, DeadlineExceeded, JobLost, or what the provider answered.
     """
     started = time.monotonic()
     headers = headers_of(request.scope)
     call = for_principal(call, principal)
-    profile = via.registry.get(call.target.provider)
-    if not profile.serves(call.kind):
-        raise not_served(profile, call.kind)
     request.scope["state"]["provider"] = call.target.provider
     resume_at = headers.get("last-event-id")
     if resume_at is not None and call.stream:
         return await resume(resume_at, request, principal, via, surface=call.surface)
+    if call.detachable and not call.stream and (wish := preference_of(headers)) is not None:
+        return await accept(call, request, principal, via, headers=headers, wish=wish)
 
+    rules = via.admission.rules_of(principal, older_route=call.surface is Surface.INFERENCE)
+    call = priced(call, rules, via)
+    request.scope["state"]["provider"] = call.target.provider
     via.presence.require(call.target.provider, own=call.target.credential != DEFAULT_CREDENTIAL)
-    key = key_of(headers)
-    if "timeout_seconds" in call.document:
-        call = replace(call, body=None)  # which the provider must not see
-    budget = budget_ms(
-        headers,
-        call.document,
-        most_seconds=via.settings.api.request_timeout_seconds,
-        stream=call.stream,
-    )
-    via.memory.require_room()
+    ready = prepare(call, headers, principal, via, most_seconds=via.settings.api.request_timeout_seconds)
+    call, key, budget, lane = ready.call, ready.key, ready.budget_ms, ready.lane
     require_usable(call.plan, via.conditions, budget_ms=budget)
-    lane = lane_of(headers, call.document, principal)
-    # Of what the caller asked, so before anything of it is rewritten for the provider.
-    fingerprint = "" if key is None else fingerprint_of(call.sent or call.document, call.asked)
-    dropped: list[str] = []
-    if headers.get(ASKED, "").lower() == "true":
-        dropped = drop_params(
-            call.document, kind=call.kind, target=call.target, profile=profile, stream=call.stream
-        )
-        call = replace(call, body=None) if dropped else call
-    body = _canonical_body(call)
     twins_digest = None
     if key is None and twins.are_possible(call.kind, call.document, headers):
         twins_digest = twins.digest_of(
@@ -134,11 +84,10 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         )
     mode = Mode.CHECK
     if key is not None:
-        job_id, is_job = await claim_job_id(key, principal, call.surface, call.kind, via.producer)
+        job_id, is_job = await claim_job_id(digest_of(key, principal, call.surface, call.kind), via.producer)
         mode = Mode.REPLAY if is_job else mode
     else:
-        job_id = new_job_id() if twins_digest is None else via.producer.new_id_beside(twins_digest)
-    rules = via.admission.rules_of(principal, older_route=call.surface is Surface.INFERENCE)
+        job_id = _new_id(twins_digest, ready.tried, via)
     job = Job(
         id=job_id,
         kind=call.kind,
@@ -152,39 +101,52 @@ async def submit(call: Submission, request: Request, principal: Principal, via: 
         stream=call.stream,
         include_usage=call.include_usage,
         budget_ms=budget,
-        body=body,
+        body=ready.body,
         held=rules.holds,
         user=principal.user,
+        trace=tracing.origin(),
     )
-    told = _told(dropped)
-    if twins_digest is not None:
+    told = ready.told
+    tried = ready.tried
+    if twins_digest is not None or (tried is not None and tried.again):
         try:
             return await _run(
-                call, job, request, headers, via, told=told, rules=rules, twins_digest=twins_digest
+                call,
+                job,
+                request,
+                headers,
+                principal,
+                via,
+                told=told,
+                rules=rules,
+                twins_digest=twins_digest,
+                tried=tried,
             )
         except _TwinEnded:
             # Its caller's patience was shorter, or its caller stopped it. This one is on its own now.
             left = budget - int((time.monotonic() - started) * 1000)
-            job = replace(job, id=new_job_id(), budget_ms=max(1, left))
+            tried = None if tried is None else replace(tried, again=False)
+            job = replace(job, id=_new_id(twins_digest, tried, via), budget_ms=max(1, left))
     return await _run(
-        call, job, request, headers, via, told=told, rules=rules, mode=mode, key=key, fingerprint=fingerprint
+        call,
+        job,
+        request,
+        headers,
+        principal,
+        via,
+        told=told,
+        rules=rules,
+        mode=mode,
+        key=key,
+        fingerprint=ready.fingerprint,
+        tried=tried,
     )
 
 
-def for_principal(call: Submission, principal: Principal) -> Submission:
-    """Only what the caller may use of the plan, with its account's own credentials. Raises ModelNotFound."""
-    plan = call.plan
-    if principal.models is not None or principal.providers is not None:
-        plan = tuple(target for target in plan if principal.may_use(target.provider, target.model))
-        if not plan:
-            raise ModelNotFound("This credential may not use this model.", param="model")
-    if principal.credentials:
-        own = dict(principal.credentials)
-        plan = tuple(
-            replace(target, credential=own[target.provider]) if target.provider in own else target
-            for target in plan
-        )
-    return call if plan is call.plan else replace(call, plan=plan)
+def _new_id(twins_digest: str | None, tried: Try | None, via: Broker) -> JobId:
+    """In one shard with what may point to the job, of either of the two."""
+    beside = tried.digest if twins_digest is None and tried is not None else twins_digest
+    return new_job_id() if beside is None else via.producer.new_id_beside(beside)
 
 
 _REASONS_OF_OTHERS: Final = frozenset({DeadlineExceeded.code, JobCancelled.code, ProviderTimeout.code})
@@ -200,6 +162,7 @@ async def _run(
     job: Job,
     request: Request,
     headers: Mapping[str, str],
+    principal: Principal,
     via: Broker,
     *,
     told: RawHeaders,
@@ -208,13 +171,14 @@ async def _run(
     key: str | None = None,
     fingerprint: str = "",
     twins_digest: str | None = None,
+    tried: Try | None = None,
 ) -> Response:
-    """Raises _TwinEnded too, where there is a `twins_digest`."""
+    """Raises _TwinEnded too, where there is a `twins_digest` or an earlier try."""
     condition = via.conditions.get(call.target.provider, UNKNOWN)
     admitted = FREE
     if rules:
         estimate = via.admission.estimate(job.plan, call.kind, call.document, len(job.body))
-        admitted = await via.admission.admit(rules, job, estimate, mode)
+        admitted = await via.admission.admit(rules, job, estimate, mode, fingerprint=fingerprint)
         told = [*admitted.headers, *told]
     reply = via.replies.expect(job, request.receive, reader=new_reader())
     departure = Departure(via, reply, admitted)
@@ -227,38 +191,35 @@ async def _run(
             keep=key is not None or headers.get("x-on-disconnect") == "detach",
             fingerprint=fingerprint,
             retain_seconds=(
-                call.retain_seconds if key is None else max(RETAIN_SECONDS, call.retain_seconds or 0)
+                call.retain_seconds if key is None else max(KEY_SECONDS, call.retain_seconds or 0)
             ),
             store=call.retain_seconds is not None,
             cost=cost_of(call.kind, call.document, len(job.body)),
             twins=twins_digest,
+            claim=None if key is None else digest_of(key, principal, call.surface, call.kind),
+            claim_seconds=KEY_SECONDS,
+            tried=tried,
             drained_per_second=condition.drained_per_second,
             ahead=condition.ahead_of(job.lane),
             call_seconds=condition.latency_seconds.get(job.target.model, 0.0),
         )
         departure.accepted = True
-        if accepted.joined is not None:
-            admitted.take_back()
-        elif not accepted.attached and mode is Mode.REPLAY and rules.holds:
-            # The job was forgotten since its key was looked up, so this is one after all.
-            await via.admission.admit(rules, job, estimate, Mode.NOTE)
-        replayed = False
+        _count_replay(accepted, tried)
         if accepted.joined is not None:
             joined = True
+            admitted.take_back()
             via.replies.follow(reply, accepted.joined)
             job = reply.job
-        if accepted.attached:
-            # Somebody's job already: what it said so far is in its log, its result may be there.
-            reply.start_after(0)
-            stored = await via.producer.result(job.id)
-            if isinstance(stored, Result):
-                replayed = not joined
-                reply.offer(stored)
-        told = [*queue_headers(accepted), *told]
+        elif not accepted.attached and mode is Mode.REPLAY and rules.holds:
+            # The job was forgotten since its key was looked up, so this is one after all.
+            await via.admission.admit(rules, job, estimate, Mode.NOTE, fingerprint=fingerprint)
+        tracing.tell({"headrace.job.id": job.id})
+        replayed = accepted.attached and await _read_so_far(reply, accepted, job, via)
+        told = [*queue_headers(accepted, replayed=replayed), *told]
         if call.stream:
             await _hold_for_first_event(reply, via.settings.api.stream_hold_seconds)
             return event_stream(
-                reply, request, via, call.surface, call.form, with_ids=_wants_ids(headers),
+                reply, request, via, call.surface, call.form, with_ids=wants_ids(headers),
                 headers=[*job_headers(job, reply.result), *told], departure=departure,
             )  # fmt: skip
         result = await reply.outcome()
@@ -269,7 +230,8 @@ async def _run(
         departure(error)
         raise
     except BrokerError as error:
-        if not departure.accepted:
+        # Where the id is another request's job, what is reserved under it is that one's.
+        if not departure.accepted and not isinstance(error, IdempotencyMismatch):
             admitted.take_back()
         departure(error)
         if joined and error.code in _REASONS_OF_OTHERS and time.monotonic() < reply.deadline:
@@ -280,7 +242,26 @@ async def _run(
         raise
     departure()
     note_result(request, result)
-    return json_response(body, [*result_headers(job, result, replayed=replayed), *told])
+    return json_response(body, [*result_headers(job, result), *told])
+
+
+def _count_replay(accepted: Accepted, tried: Try | None) -> None:
+    if not accepted.attached:
+        return
+    if accepted.joined is None:
+        metrics.count_replay("idempotency_key")
+    else:
+        metrics.count_replay("client_retry" if tried is not None and tried.again else "single_flight")
+
+
+async def _read_so_far(reply: Reply, accepted: Accepted, job: Job, via: Broker) -> bool:
+    """Somebody's job already: what it said so far is in its log. Whether this is its answer once more."""
+    reply.start_after(0)
+    stored = await via.producer.result(job.id)
+    if not isinstance(stored, Result):
+        return False
+    reply.offer(stored)
+    return accepted.state is not None
 
 
 async def _hold_for_first_event(reply: Reply, seconds: float) -> None:
@@ -291,29 +272,3 @@ async def _hold_for_first_event(reply: Reply, seconds: float) -> None:
     result = reply.result
     if result is not None and result.last == 0:
         await reply.outcome()
-
-
-def _canonical_body(call: Submission) -> bytes:
-    document, changed = call.document, call.body is None
-    if document.get("model") != call.target.model:
-        document["model"] = call.target.model
-        changed = True
-    if call.stream and call.kind is JobKind.CHAT:
-        # Asked of every provider, whether or not the caller wants to see it: the ledger needs it.
-        options = document.get("stream_options")
-        if not isinstance(options, dict) or options.get("include_usage") is not True:
-            document["stream_options"] = {**(options or {}), "include_usage": True}
-            changed = True
-    return orjson.dumps(document) if changed or call.body is None else call.body
-
-
-def _told(dropped: list[str]) -> RawHeaders:
-    return [(TOLD, ", ".join(dropped).encode("ascii", "replace"))] if dropped else []
-
-
-def as_stored(result: Result) -> bytes:
-    return result.body or b""
-
-
-def _wants_ids(headers: Mapping[str, str]) -> bool:
-    return headers.get("x-stream-ids", "").lower() == "true"

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from shared.domain.job import JobKind, Lane
+from shared.domain.job import Lane
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest
 
@@ -23,20 +23,23 @@ _LANE_OF_TIER: Final[Mapping[str, Lane]] = {"priority": Lane.INTERACTIVE, "flex"
 """OpenAI's `service_tier`; its other values leave it to the key."""
 _RANK: Final = {lane: rank for rank, lane in enumerate(Lane)}
 """Higher lanes first."""
-_ANSWER_TOKENS: Final = 256
-"""Of a request that does not limit its answer, for its tenant's turn in the queue."""
-_BYTES_A_TOKEN: Final = 4
 
 
 def budget_ms(
-    headers: Mapping[str, str], document: dict[str, Any], *, most_seconds: float, stream: bool
+    headers: Mapping[str, str],
+    document: dict[str, Any],
+    *,
+    most_seconds: float,
+    stream: bool,
+    comes_back_seconds: float = 0.0,
 ) -> int:
     """How long the caller waits. Takes `timeout_seconds` out of `document`.
 
     The header X-Request-Timeout wins (`2.5`, `2.5s` or `2500ms`), then that field, then the timeout
     of an official client, which would not read an answer that comes later. (Of a stream it is the
     longest silence, so it does not count; nor does it with an Idempotency-Key, whose caller will ask
-    again for what it did not wait for.) Never more than the setting. Raises InvalidRequest.
+    again for what it did not wait for. One that counts its tries does so within `comes_back_seconds`.)
+    Never more than the setting. Raises InvalidRequest.
     """
     wish = document.pop("timeout_seconds", None)
     if DEADLINE in headers:
@@ -53,7 +56,8 @@ def budget_ms(
     else:
         counts = not stream and "idempotency-key" not in headers
         patience = [_seconds(headers[name]) for name in _SDK_PATIENCE if name in headers and counts]
-        seconds = min((s + _A_LITTLE_SECONDS for s in patience if s is not None), default=most_seconds)
+        more = _A_LITTLE_SECONDS + comes_back_seconds
+        seconds = min((s + more for s in patience if s is not None), default=most_seconds)
     return max(1, int(min(seconds, most_seconds) * 1000))
 
 
@@ -72,19 +76,6 @@ def lane_of(headers: Mapping[str, str], document: Mapping[str, Any], principal: 
         except ValueError:
             raise InvalidRequest(f"{PRIORITY} must be one of {', '.join(Lane)}.", param=PRIORITY) from None
     return max(lane, principal.lane, key=_RANK.__getitem__)
-
-
-def cost_of(kind: JobKind, document: Mapping[str, Any], body_bytes: int) -> int:
-    """Tokens that the tenant's turn pays for: a rough guess, at least 1. Relative size is what counts."""
-    answer = 0
-    if kind not in {JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS}:
-        answer = _ANSWER_TOKENS
-        for name in ("max_completion_tokens", "max_tokens", "max_output_tokens"):
-            limit = document.get(name)
-            if isinstance(limit, int) and limit > 0:
-                answer = limit
-                break
-    return 1 + body_bytes // _BYTES_A_TOKEN + min(answer, 1_000_000)
 
 
 def _seconds(text: str) -> float | None:

@@ -16,6 +16,9 @@ from cli.configuration import check_or_exit, fail, settings_or_exit
 from cli.table import print_table
 from shared.errors import BrokerError, Overloaded
 from shared.ids import JOB_ID, AccountId, JobId
+from shared.limits.redriven import RedrivenCounts
+from shared.limits.reservations import Reservations
+from shared.providers.catalogue import Catalogue
 from shared.providers.registry import Registry
 from shared.queue.dead_letters import ALL, MAX_PAGE, DeadLetter, DeadLetters, Redriven, Which
 from shared.queue.links import open_link
@@ -182,11 +185,13 @@ def _run(work: Callable[[DeadLetters], Awaitable[_T]]) -> _T:
     check_or_exit(settings)
     url = _redis_url_or_exit(settings)
     providers = Registry.from_settings(settings).profiles
+    catalogue = Catalogue.load(settings.catalogue_file, providers=providers)
 
     async def run() -> _T:
         link = open_link(url, timeout=_REDIS_SECONDS)
         try:
-            return await work(DeadLetters(link, settings.queue, providers))
+            counts = RedrivenCounts(Reservations(link), catalogue, settings)
+            return await work(DeadLetters(link, settings.queue, providers, counts=counts))
         finally:
             await link.close()
 

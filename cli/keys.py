@@ -6,6 +6,7 @@ import json
 import os
 from dataclasses import fields
 from datetime import datetime, timedelta
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -29,12 +30,14 @@ from shared.domain.job import Lane
 from shared.domain.roles import Permission, Role
 from shared.errors import NotFound
 from shared.ids import AccountId, ApiKeyId, UserId
+from shared.money import MICRO_PER_USD
 
 app = typer.Typer(no_args_is_help=True)
 
 DEFAULT_ACCOUNT: Final = AccountId("default")
 
-_LIMIT_NAMES: Final = tuple(field.name for field in fields(Limits))
+_SPEND: Final = "monthly_spend_usd"
+_LIMIT_NAMES: Final = (*(f.name for f in fields(Limits) if f.name != "monthly_spend_micro_usd"), _SPEND)
 _LIMITS_HELP: Final = f"Names: {', '.join(_LIMIT_NAMES)}."
 _PLAIN: Final = Grant(Role.SERVICE, None, None, None, Lane.INTERACTIVE)
 
@@ -338,12 +341,26 @@ def _limits_or_exit(written: list[str]) -> Limits:
     found: dict[str, int] = {}
     for each in written:
         name, _, number = each.partition("=")
+        if name == _SPEND:
+            found["monthly_spend_micro_usd"] = _micro_or_exit(number)
+            continue
         if name not in _LIMIT_NAMES or not number.isdecimal() or not 1 <= int(number) <= 10**12:
             fail(f"--limit: takes NAME=NUMBER. {_LIMITS_HELP}", os.EX_USAGE)
         found[name] = int(number)
     if ("window_requests" in found) != ("window_seconds" in found):
         fail("--limit: window_requests goes with window_seconds.", os.EX_USAGE)
     return Limits(**found)
+
+
+def _micro_or_exit(dollars: str) -> int:
+    try:
+        micro = Decimal(dollars) * MICRO_PER_USD
+    except InvalidOperation:
+        micro = Decimal(0)
+    # What is no number compares as nothing does.
+    if not (micro.is_finite() and 1 <= micro <= 10**12):
+        fail(f"--limit {_SPEND}: takes dollars, such as 20 or 0.5.", os.EX_USAGE)
+    return int(micro)
 
 
 def _state(record: ApiKeyRecord, now: datetime) -> str:

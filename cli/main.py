@@ -12,11 +12,13 @@ import typer
 import uvloop
 from loguru import logger
 
-from cli import credentials, db, dlq, keys, master_key, up, users
+from cli import batch, config, credentials, db, dlq, jobs, keys, master_key, up, users
 from cli.configuration import check_or_exit, check_routing_or_exit, fail, pepper_or_exit, settings_or_exit
+from cli.health import health_command
 from cli.scripted_provider.__main__ import main as scripted_provider
 from cli.seed import seed_command
 from cli.usage import usage_command
+from shared.observability import tracing
 from shared.observability.logging import configure as configure_logging
 from shared.providers.registry import Registry
 from shared.settings import Settings
@@ -31,11 +33,23 @@ app = typer.Typer(
 app.add_typer(keys.app, name="keys", help="API keys: create, list, rotate, revoke.")
 app.add_typer(users.app, name="users", help="Users: create, list, disable, enable, operator, password.")
 app.add_typer(dlq.app, name="dlq", help="Dead letters: list, show, redrive, purge.")
+app.add_typer(
+    jobs.app,
+    name="jobs",
+    help="Jobs of any broker: submit, list, show, result, events, cancel.",
+)
+app.add_typer(
+    batch.app,
+    name="batch",
+    help="Batches of any broker: submit, list, show, wait, results, errors, cancel.",
+)
 app.add_typer(master_key.app, name="master-key", help="What seals the accounts' own provider keys: new.")
 app.add_typer(credentials.app, name="credentials", help="The accounts' own provider keys: rewrap.")
 app.command("seed")(seed_command)
 app.command("usage")(usage_command)
-app.add_typer(db.app, name="db", help="The database: upgrade, current.")
+app.command("health")(health_command)
+app.add_typer(config.app, name="config", help="The settings: check, show.")
+app.add_typer(db.app, name="db", help="The database: upgrade, current, wait, backup.")
 
 
 @app.command("up")
@@ -59,6 +73,7 @@ def run_api_process() -> None:
     check_routing_or_exit(settings)
     # Whatever its environment holds: this process seals, and opens nothing.
     settings = settings.model_copy(update={"master_key": None, "master_key_before": None})
+    tracing.start(settings, "api")
     _run(run_api(settings, redis_url, pepper))
 
 
@@ -89,6 +104,7 @@ def run_worker_process(
     unknown = [name for name in providers if name not in registry.profiles]
     if unknown:
         fail(f"--provider: unknown {', '.join(unknown)}; known are {', '.join(registry.profiles)}")
+    tracing.start(settings, "worker")
     _run(run_worker(settings, redis_url, providers))
 
 
@@ -98,7 +114,25 @@ def run_scheduler_process() -> None:
     from scheduler.main import run_scheduler  # noqa: PLC0415 - a process loads only what it runs
 
     settings = settings_or_exit()
-    _run(run_scheduler(settings, _ready(settings)))
+    pepper = pepper_or_exit(settings)
+    redis_url = _ready(settings, checks_keys=True)
+    tracing.start(settings, "scheduler")
+    _run(run_scheduler(settings, redis_url, pepper))
+
+
+@app.command("doctor")
+def run_doctor(
+    only: Annotated[
+        list[str] | None, typer.Option(help="A check or a subject, such as redis.memory or redis; repeat it.")
+    ] = None,
+    seconds: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for each check.")] = 10.0,
+    strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 where there are warnings.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Look at everything the broker stands on; tell what is wrong, and how to mend it."""
+    from cli.doctor import command  # noqa: PLC0415 - a process loads only what it runs
+
+    raise typer.Exit(command.run(only=only or (), seconds=seconds, strict=strict, as_json=as_json))
 
 
 @app.command(
@@ -129,8 +163,11 @@ def _run(main: Coroutine[Any, Any, Any]) -> Any:
     # looking for them every 700 objects is waste.
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        return runner.run(main)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(main)
+    finally:
+        tracing.stop()
 
 
 def main() -> None:

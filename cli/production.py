@@ -43,9 +43,20 @@ _WORDS: Final = re.compile(
 """What examples and placeholders are made of."""
 
 
-def complaint(settings: Settings, registry: Registry, *, checks_keys: bool) -> str | None:
-    """The first thing that production does not allow. `checks_keys`: the process needs the pepper."""
-    return next(_complaints(settings, registry, checks_keys=checks_keys), None)
+def complaints(settings: Settings, registry: Registry, *, checks_keys: bool) -> Iterator[str]:
+    """What production does not allow. `checks_keys`: the process needs the pepper."""
+    if settings.faultpoints:
+        yield "FAULTPOINTS is set: it kills processes on purpose, and is refused in production."
+    yield from secret_complaints(settings, checks_keys=checks_keys)
+    if settings.log.level in {"TRACE", "DEBUG"}:
+        yield "HEADRACE_LOG__LEVEL: must be INFO or above in production."
+    if settings.api.docs == "on":
+        yield "HEADRACE_API__DOCS: in production it must be `public` if everybody may read the documentation."
+    yield from _cors(settings)
+    if settings.redis_url is not None:
+        yield from redis_password_complaints(settings.redis_url.get_secret_value())
+    for profile in registry.profiles.values():
+        yield from _plain_http(profile, settings)
 
 
 def redis_complaint(url: str) -> str | None:
@@ -70,24 +81,11 @@ def weakness(secret: str) -> str | None:
     return None
 
 
-def _complaints(settings: Settings, registry: Registry, *, checks_keys: bool) -> Iterator[str]:
-    if settings.faultpoints:
-        yield "FAULTPOINTS is set: it kills processes on purpose, and is refused in production."
-    yield from _secrets(settings, checks_keys=checks_keys)
-    if settings.log.level in {"TRACE", "DEBUG"}:
-        yield "HEADRACE_LOG__LEVEL: must be INFO or above in production."
-    if settings.api.docs == "on":
-        yield "HEADRACE_API__DOCS: in production it must be `public` if everybody may read the documentation."
-    yield from _cors(settings)
-    if settings.redis_url is not None:
-        yield from _redis_password(settings.redis_url.get_secret_value())
-    for profile in registry.profiles.values():
-        yield from _plain_http(profile, settings)
-
-
-def _secrets(settings: Settings, *, checks_keys: bool) -> Iterator[str]:
+def secret_complaints(settings: Settings, *, checks_keys: bool) -> Iterator[str]:
+    """Of our own secrets."""
     secrets: dict[str, SecretStr | None] = {
         "JWT_SECRET": settings.jwt_secret,
+        "HEADRACE_JWT_SECRET_BEFORE": settings.jwt_secret_before,
         "HEADRACE_KEY_PEPPER": settings.key_pepper,
         "HEADRACE_MASTER_KEY": settings.master_key,
         "HEADRACE_MASTER_KEY_BEFORE": settings.master_key_before,
@@ -95,7 +93,7 @@ def _secrets(settings: Settings, *, checks_keys: bool) -> Iterator[str]:
     }
     if checks_keys and settings.key_pepper is None:
         yield (
-            "HEADRACE_KEY_PEPPER is not set: API keys need a secret of at least "
+            "HEADRACE_KEY_PEPPER is not set: API keys and webhooks need a secret of at least "
             f"{MIN_SECRET_CHARS} characters."
         )
     known = {name: secret.get_secret_value() for name, secret in secrets.items() if secret is not None}
@@ -118,7 +116,8 @@ def _cors(settings: Settings) -> Iterator[str]:
         yield "HEADRACE_CORS__ORIGINS: must be https:// origins in production."
 
 
-def _redis_password(url: str) -> Iterator[str]:
+def redis_password_complaints(url: str) -> Iterator[str]:
+    """Of a URL that can be read."""
     place = read_url(url)
     if isinstance(place, OneServer):
         if place.url.startswith("unix:"):

@@ -149,6 +149,8 @@ async def run(settings: Settings) -> int:
         "DATABASE_URL": database_url,
         "HEADRACE_KEY_PEPPER": pepper,
         "JWT_SECRET": jwt_secret,
+        # Not left out: a child would take it from `.env`. Two on one host cannot share a port.
+        "HEADRACE_METRICS_PORT": "0",
     }
     private, public = _master_key(settings, folder)
     # Only workers open what the api seals: the private half reaches none of the others.

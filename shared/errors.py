@@ -10,12 +10,14 @@
     ├── HeadersTooLarge               validation_error                   431
     ├── AuthenticationFailed          authentication_error               401
     ├── NotAuthorized                 authorization_error                403
+    │   └── ModelUnpriced             authorization_error / model_not_priced  403
     ├── NotFound                      not_found_error                    404
     │   └── ModelNotFound             not_found_error / model_not_found  404
     ├── MethodNotAllowed              validation_error                   405
     ├── Conflict                      conflict_error                     409
     │   ├── IdempotencyMismatch       conflict_error                     422
-    │   └── DeadLetterExpired         conflict_error / dead_letter_expired  409
+    │   ├── DeadLetterExpired         conflict_error / dead_letter_expired  409
+    │   └── JobForgotten              conflict_error / job_deleted       409
     ├── RateLimited                   rate_limit_error                   429
     │   ├── TooManyRequests           rate_limit_error                   429
     │   └── TooManyWaiting            rate_limit_error / too_many_waiting  429
@@ -43,7 +45,7 @@ and whether trying again can help. Nobody parses a message.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 
@@ -157,6 +159,25 @@ class NotAuthorized(BrokerError):
     type, code, status = "authorization_error", "forbidden", 403
 
 
+class ModelUnpriced(NotAuthorized):
+    """What it costs cannot be counted, and its caller is held to a budget of money.
+
+    `models`: of the targets that were left. `scope`: of whose budget it is.
+    """
+
+    code = "model_not_priced"
+
+    def __init__(self, models: Sequence[str], *, scope: str) -> None:
+        told = f"{models[0]} has no price" if len(models) == 1 else f"None of {', '.join(models)} has a price"
+        super().__init__(
+            f"{told} here, so the monthly budget of this {scope} cannot count what it costs. Ask for a model "
+            "that has one (/api/v1/models tells them), or have the operator give it one in the catalogue "
+            "file (HEADRACE_CATALOGUE_FILE).",
+            param="model",
+            details={"unpriced": list(models), "scope": scope},
+        )
+
+
 class NotFound(BrokerError):
     type, code, status = "not_found_error", "not_found", 404
 
@@ -177,6 +198,12 @@ class DeadLetterExpired(Conflict):
     """Its job is gone by its TTL: there is nothing left to run again."""
 
     code = "dead_letter_expired"
+
+
+class JobForgotten(Conflict):
+    """Removed while it was asked for again: the next request with its key runs anew."""
+
+    code, retryable = "job_deleted", True
 
 
 class JobCancelled(Conflict):

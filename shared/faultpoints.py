@@ -10,6 +10,13 @@ With `POISON@<n>` jobs harm the worker that calls their provider, as their reque
     W3 request half sent            W7 finish sent, its reply not read
     W4 answer headers received      W8 finished
     W9 around a retry               W10 around a hand-back         W11 reclaimed, not begun
+    W12 requests of a batch uploaded, the provider's batch not created     W13 created, not told
+    W14 results of the provider's batch stored, not told
+    A2 row committed, not queued    A3 queued, not answered        A6 key claimed, no job
+    S1 in a promotion               S2 lost job, not queued again  S3 results kept, not taken off Redis
+    S4 a page of a batch checked, or its lines marked as queued and only some of them queued
+    S5 webhook sent, not marked    S6 step with a provider's batch noted, not queued
+    S7 step ended, what follows not noted    S8 lines of a provider's batch billed, not ended
 """
 
 from __future__ import annotations
@@ -30,6 +37,16 @@ def arm(spec: str) -> None:
     for item in filter(None, spec.split(",")):
         point, _, countdown = item.partition("@")
         _armed[point.strip()] = int(countdown or 1)
+
+
+def is_well_formed(spec: str) -> bool:
+    """Whether it can be armed; that alone arms nothing."""
+    try:
+        for item in filter(None, spec.split(",")):
+            int(item.partition("@")[2] or 1)
+    except ValueError:
+        return False
+    return True
 
 
 def is_armed(point: str) -> bool:

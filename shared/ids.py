@@ -15,6 +15,11 @@ RequestId = NewType("RequestId", str)
 UserId = NewType("UserId", str)
 CredentialId = NewType("CredentialId", str)
 ConversationId = NewType("ConversationId", str)
+FileId = NewType("FileId", str)
+WebhookEndpointId = NewType("WebhookEndpointId", str)
+WebhookId = NewType("WebhookId", str)
+"""Of a delivery: the `webhook-id` that its receiver knows it by."""
+BatchId = NewType("BatchId", str)
 
 JOB_ID: Final = re.compile(r"job_[0-9a-f]{32}\Z")
 _REQUEST_ID: Final = re.compile(r"[A-Za-z0-9_-]{8,64}\Z")
@@ -51,6 +56,19 @@ def new_credential_id() -> CredentialId:
 
 def new_conversation_id() -> ConversationId:
     return ConversationId("conv_" + os.urandom(12).hex())
+
+
+def new_file_id() -> FileId:
+    return FileId("file-" + os.urandom(12).hex())
+
+
+def new_webhook_endpoint_id() -> WebhookEndpointId:
+    return WebhookEndpointId("wh_" + os.urandom(12).hex())
+
+
+def new_batch_id() -> BatchId:
+    """Sorts by time."""
+    return BatchId(f"batch_{int(time.time() * 1000):012x}{os.urandom(10).hex()}")
 
 
 def accept_request_id(offered: str | None) -> RequestId:

@@ -14,12 +14,14 @@ each transition is one atomic script in Redis Cluster too.
 | hr:{s}:retries:<provider> | string | hundredths of retries the fleet may spend | never |
 | hr:{s}:retries:<provider>:reserve | string | retries of the last ten seconds beside these | TTL |
 | hr:{s}:flight:<digest> | string | the first of identical jobs in flight: its key | TTL |
+| hr:{s}:try:<digest> | string | the job that a client's tries at one request stand for: its key | TTL |
 | hr:{s}:delayed:<provider> | zset | `<job>|<lane>` by due time, ms | promotion |
 | hr:{s}:dead:<provider> | stream | dead letters: id, reason, counters | the operator |
-| hr:{s}:job:<job> | hash | envelope, state, fence, result | TTL, or its owner deletes it |
+| hr:{s}:job:<job> | hash | envelope, state, fence, result; that its owner deleted it | TTL |
 | hr:{s}:events:<job> | stream | stream events; id = last ordinal | TTL, or with its job |
 | hr:{s}:idempotent:<digest> | string | id of the job that an Idempotency-Key stands for | TTL |
 | hr:{s}:usage | stream | settled jobs for the ledger | the ledger's ack + delete |
+| hr:{s}:ended | stream | jobs that ended, and that the database has not kept yet | its keeper's delete |
 | hr:{s}:usage:rejected | stream | what the ledger could not read, and why | the operator |
 | hr:reply:<process> | channel | results and events for one api process | - |
 | hr:worker:<consumer> | channel | cancellations for one worker process | - |
@@ -29,6 +31,7 @@ each transition is one atomic script in Redis Cluster too.
 | hr:session:ended:<session> | string | set while access tokens of a session that ended would be good | TTL |
 | hr:key:version | string | counter, raised by each revocation and changed principal | never |
 | hr:scheduler:alive | string | providers whose retries a scheduler promotes, by comma | TTL |
+| hr:ledger:current | string | that the ledger has read all usage there was | TTL |
 | hr:served:<provider> | string | set while some worker serves it | TTL |
 | hr:served:<provider>:own | string | set while some worker serves it with accounts' own keys alone | TTL |
 | hr:models:<provider> | string | the models it lists, JSON | TTL |
@@ -43,8 +46,10 @@ each transition is one atomic script in Redis Cluster too.
 | hr:limit:{<account>}:holds | hash | what is reserved for jobs of an account, by job | settlement, lapse |
 | hr:limit:{<account>}:due | zset | the same jobs by when their reservation lapses, ms | settlement, lapse |
 | hr:limit:{<account>}:<scope>:<id> | hash | what was used of one allowance, by rule | TTL |
+| hr:limit:{<account>}:passed | hash | budgets above half of their limit, as last settled | TTL |
 | hr:limit:{<account>}:<scope>:<id>:calls | zset | its calls under way, by when they lapse, ms | TTL |
 | hr:load:<provider> | hash | consumer to what it has free and how fast it is, JSON behind a moment | TTL |
+| hr:batch:<batch>:turn | string | token of the scheduler that works on it | its end, TTL |
 | hr:conditions | channel | news of breakers and pauses, JSON | - |
 """
 
@@ -67,6 +72,7 @@ REVOKED_CHANNEL: Final = "hr:revoked"
 KEY_VERSION: Final = "hr:key:version"
 CONDITIONS_CHANNEL: Final = "hr:conditions"
 SCHEDULER_ALIVE: Final = "hr:scheduler:alive"
+LEDGER_CURRENT: Final = "hr:ledger:current"
 
 
 def shard_of(name: str, shards: int) -> int:
@@ -101,6 +107,10 @@ def flight(shard: int, digest: str) -> str:
     return f"hr:{{{shard}}}:flight:{digest}"
 
 
+def tried(shard: int, digest: str) -> str:
+    return f"hr:{{{shard}}}:try:{digest}"
+
+
 def delayed(shard: int, provider: str) -> str:
     return f"hr:{{{shard}}}:delayed:{provider}"
 
@@ -123,6 +133,10 @@ def idempotent(shard: int, digest: str) -> str:
 
 def usage(shard: int) -> str:
     return f"hr:{{{shard}}}:usage"
+
+
+def ended(shard: int) -> str:
+    return f"hr:{{{shard}}}:ended"
 
 
 def usage_rejected(shard: int) -> str:
@@ -179,6 +193,10 @@ def holds(account: str) -> str:
     return f"hr:limit:{{{account}}}:holds"
 
 
+def passed(account: str) -> str:
+    return f"hr:limit:{{{account}}}:passed"
+
+
 def calls_at_once(account: str, subject: str) -> str:
     return f"hr:limit:{{{account}}}:{subject}:calls"
 
@@ -189,6 +207,10 @@ def load(provider: str) -> str:
 
 def worker_channel(consumer: str) -> str:
     return f"hr:worker:{consumer}"
+
+
+def batch_turn(batch: str) -> str:
+    return f"hr:batch:{batch}:turn"
 
 
 def session_ended(session: str) -> str:

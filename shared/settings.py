@@ -48,6 +48,12 @@ def _read_duration(value: object) -> object:
 
 _ORIGIN = re.compile(r"https?://([a-z0-9.-]+|\[[0-9a-f:]+\])(:[0-9]{1,5})?")
 
+SAMPLERS = (
+    *("always_on", "always_off", "traceidratio"),
+    *("parentbased_always_on", "parentbased_always_off", "parentbased_traceidratio"),
+)
+_SHARE = re.compile(r"0(\.[0-9]*)?|1(\.0*)?|\.[0-9]+")
+
 Duration = Annotated[PositiveFloat, BeforeValidator(_read_duration)]
 """Seconds, written `15m`, `24h` or as a bare number."""
 
@@ -188,6 +194,51 @@ class QueueSettings(_Group):
         return -(-self.tenant_max_in_flight // self.shards)
 
 
+class JobSettings(_Group):
+    """Of jobs that outlive their connection: see docs/jobs.md."""
+
+    deadline_seconds: PositiveFloat = 86_400.0
+    """How long such a job may take, waiting included; a caller may ask for less."""
+    retain_seconds: PositiveFloat = 86_400.0
+    """How long its result is kept."""
+    retain_days: NonNegativeInt = 30
+    """How long after that it is known that there was such a job; 0 means for ever."""
+    reconcile_seconds: PositiveFloat = 5.0
+    """Every how long the scheduler looks for accepted jobs that Redis lost."""
+    lost_after_seconds: PositiveFloat = 15.0
+    """How old a job is at least when it is looked for."""
+    retry_window_seconds: NonNegativeFloat = 120.0
+    """How long after a request an official client that says it tries again gets the job of its first
+    try instead of another; 0 means never."""
+
+
+class BatchSettings(_Group):
+    """Of batches: see docs/batches.md."""
+
+    max_lines: PositiveInt = 50_000
+    """Requests in one batch."""
+    max_inline_bytes: PositiveInt = 32 * 1024 * 1024
+    """Size of the body that creates a batch, where its requests are in it."""
+    window: PositiveInt = 256
+    """Lines of one batch that are queued at once; the others wait in the database."""
+    provider_window: PositiveInt = 1_024
+    """Lines of all batches that are queued at once at one provider."""
+    deadline_seconds: PositiveFloat = 86_400.0
+    """How long a batch may take; what has not run by then is told as expired."""
+    look_seconds: PositiveFloat = 0.5
+    """Every how long the scheduler looks for batches to go on with."""
+    cancel_seconds: PositiveFloat = 60.0
+    """How long lines that run when their batch is cancelled are waited for."""
+    provider_poll_seconds: PositiveFloat = 60.0
+    """Every how long a provider is asked after a batch that was handed over to it."""
+    provider_transfer_seconds: PositiveFloat = 1_800.0
+    """The longest that handing over the requests of a batch, or fetching its results, may take."""
+    provider_cancel_seconds: PositiveFloat = 900.0
+    """How long a provider is waited for to stop a batch that was cancelled, or whose time is over."""
+    results_retain_days: NonNegativeInt = 30
+    """How long output and error files are kept unless the batch says otherwise; 0 means for ever."""
+
+
 class WorkerSettings(_Group):
     slots: PositiveInt = 256
     """Jobs one worker process runs at once."""
@@ -274,6 +325,9 @@ class LimitSettings(_Group):
     default_completion_tokens: PositiveInt = 4096
     """What a request that does not limit its answer is assumed to take, if its model's own limit is not
     known or higher: budgets are reserved by it."""
+    unpriced_models: Literal["allow", "refuse"] = "allow"
+    """What happens to a request for a model without a price, of a caller with a budget of money: `allow`
+    counts it as 0. Models of self-hosted providers and of configured endpoints may be asked for anyway."""
     without_redis_key: Literal["allow", "refuse"] = "allow"
     """What happens to a request whose limits cannot be counted, as neither Redis nor, after Redis lost
     its counts, the database can be asked: by the scope of its limits."""
@@ -311,6 +365,62 @@ class EgressSettings(_Group):
     private_hosts: tuple[str, ...] = ()
     """Hosts, as `host` or `host:port`, that may have a private address and any port; outside production
     also plain HTTP."""
+
+
+class WebhookSettings(_Group):
+    timeout_seconds: PositiveFloat = 20.0
+    """How long a receiver may take to answer."""
+    sends_at_once: PositiveInt = 64
+    """Of one scheduler; of these a quarter to one account, and an eighth to one endpoint or URL."""
+    rotation_grace_seconds: NonNegativeFloat = 86_400.0
+    """How long a rotated secret signs besides the new one, where the caller does not say."""
+
+
+class StorageSettings(_Group):
+    """Where the content of files is, and how much there may be: see docs/files.md."""
+
+    kind: Literal["folder", "s3"] = "folder"
+    """A folder only serves processes that all see it: with several hosts, take `s3`."""
+    folder: Path | None = None
+    """Default: `files` in the data folder."""
+    s3_endpoint: Annotated[str, Field(pattern=r"^https?://[^/?#@]+/?$")] | None = None
+    """Such as https://s3.eu-central-1.amazonaws.com: any S3-compatible store, asked in path style."""
+    s3_bucket: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]{3,255}$")] | None = None
+    s3_region: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]{1,64}$")] = "us-east-1"
+    s3_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9._/-]{0,200}$")] = "headrace/"
+    """Before the name of every object. Two brokers that share a bucket must not share this."""
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: SecretStr | None = None
+    max_file_bytes: PositiveInt = 512 * 1024 * 1024
+    """Largest file; one byte more answers 413."""
+    max_batch_input_bytes: PositiveInt = 200 * 1024 * 1024
+    """The same for files of the purpose `batch`."""
+    batch_retain_seconds: PositiveInt = 2_592_000
+    """How long files of the purpose `batch` are kept whose upload does not say; others are for ever."""
+    account_max_bytes: NonNegativeInt = 10 * 1024 * 1024 * 1024
+    """All files of one account together; more answers 413. 0 means any number, here and below."""
+    account_max_files: NonNegativeInt = 10_000
+
+    @model_validator(mode="after")
+    def _a_store_is_named_whole(self) -> Self:
+        named = (self.s3_endpoint, self.s3_bucket, self.s3_access_key_id, self.s3_secret_access_key)
+        if self.kind == "s3" and None in named:
+            raise ValueError(
+                "HEADRACE_STORAGE__KIND=s3 takes HEADRACE_STORAGE__S3_ENDPOINT, __S3_BUCKET, "
+                "__S3_ACCESS_KEY_ID and __S3_SECRET_ACCESS_KEY"
+            )
+        return self
+
+
+class TraceSettings(_Group):
+    """Beside the standard variables OTEL_*, which turn traces on: see docs/operations/tracing.md."""
+
+    incoming: Literal["continue", "ignore"] = "continue"
+    """Whether the trace that a caller's `traceparent` names goes on here, or a new one begins."""
+    pass_on: bool = False
+    """Whether providers are told the trace, by a `traceparent` of their own."""
+    flush_seconds: PositiveFloat = 2.0
+    """How long a process that has drained may still take to send its last spans."""
 
 
 class LogSettings(_Group):
@@ -351,12 +461,18 @@ class Settings(BaseSettings):
         default=None, validation_alias=AliasChoices("HEADRACE_DATABASE_URL", "DATABASE_URL")
     )
     key_pepper: SecretStr | None = None
-    """Secret of at least 32 characters under which API keys are digested. Changing it voids all keys."""
+    """Secret of at least 32 characters under which API keys are digested, and from which the secrets of
+    webhooks are derived. Changing it voids all of them."""
     admin_token: Annotated[SecretStr, Field(min_length=32)] | None = None
     """Secret of at least 32 characters for the routes under /api/v1/admin; without it there are none."""
     admin_port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """A listener of its own for /health, /metrics and /api/v1/admin, which the other one then has not."""
     admin_host: str = "127.0.0.1"
+    """Where it listens. Its metrics are open to whoever reaches it."""
+    metrics_port: Annotated[int, Field(ge=0, le=65_535)] | None = None
+    """Of a worker or scheduler: where it listens for /metrics, /health/live and /health/ready.
+    0 is nowhere; `headrace up` has one of each on one host, so there it counts for none."""
+    metrics_host: str = "127.0.0.1"
     """Where it listens. Its metrics are open to whoever reaches it."""
     jwt_secret: Annotated[SecretStr, Field(min_length=32)] | None = Field(
         default=None, validation_alias=AliasChoices("HEADRACE_JWT_SECRET", "JWT_SECRET")
@@ -399,6 +515,8 @@ class Settings(BaseSettings):
     """How long administrative acts are kept; 0 means for ever."""
     conversation_retain_days: NonNegativeInt = 90
     """How long after its last message a conversation is kept; 0 means for ever."""
+    webhook_retain_days: NonNegativeInt = 30
+    """How long webhooks are kept once they were delivered or given up; 0 means for ever."""
     providers_file: Path | None = None
     """TOML file of custom OpenAI-compatible endpoints and base URLs."""
     catalogue_file: Path | None = None
@@ -455,8 +573,42 @@ class Settings(BaseSettings):
     )
     """Calls after the first: one less than HEADRACE_QUEUE__MAX_ATTEMPTS, which wins over this one."""
 
+    otel_exporter_otlp_endpoint: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_ENDPOINT"
+    )
+    """The collector's address, to which /v1/traces is added. This one or the next turns traces on."""
+    otel_exporter_otlp_traces_endpoint: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"
+    )
+    """The same for traces alone, as it is."""
+    otel_exporter_otlp_headers: SecretStr | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_HEADERS"
+    )
+    """What the collector asks for, as `name=value,name=value`, percent-encoded."""
+    otel_exporter_otlp_traces_headers: SecretStr | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_HEADERS"
+    )
+    otel_exporter_otlp_protocol: str = Field(
+        default="http/protobuf", validation_alias="OTEL_EXPORTER_OTLP_PROTOCOL"
+    )
+    otel_exporter_otlp_traces_protocol: str | None = Field(
+        default=None, validation_alias="OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"
+    )
+    otel_traces_exporter: str = Field(default="otlp", validation_alias="OTEL_TRACES_EXPORTER")
+    """`none` turns traces off."""
+    otel_traces_sampler: str = Field(default="parentbased_always_on", validation_alias="OTEL_TRACES_SAMPLER")
+    otel_traces_sampler_arg: str = Field(default="1.0", validation_alias="OTEL_TRACES_SAMPLER_ARG")
+    """The share of traces that the samplers with `traceidratio` record."""
+    otel_service_name: str | None = Field(default=None, validation_alias="OTEL_SERVICE_NAME")
+    """Default: headrace-api, headrace-worker, headrace-scheduler."""
+    otel_resource_attributes: str | None = Field(default=None, validation_alias="OTEL_RESOURCE_ATTRIBUTES")
+    otel_sdk_disabled: bool = Field(default=False, validation_alias="OTEL_SDK_DISABLED")
+    """Turns traces off, whatever the others say."""
+
     api: ApiSettings = ApiSettings()
     queue: QueueSettings = QueueSettings()
+    jobs: JobSettings = JobSettings()
+    batches: BatchSettings = BatchSettings()
     worker: WorkerSettings = WorkerSettings()
     provider: ProviderSettings = ProviderSettings()
     breaker: BreakerSettings = BreakerSettings()
@@ -465,6 +617,10 @@ class Settings(BaseSettings):
     limits: LimitSettings = LimitSettings()
     cors: CorsSettings = CorsSettings()
     egress: EgressSettings = EgressSettings()
+    webhooks: WebhookSettings = WebhookSettings()
+
+    storage: StorageSettings = StorageSettings()
+    traces: TraceSettings = TraceSettings()
     log: LogSettings = LogSettings()
 
     @model_validator(mode="after")
@@ -477,6 +633,35 @@ class Settings(BaseSettings):
         if retries is not None and "max_attempts" not in self.queue.model_fields_set:
             self.__dict__["queue"] = self.queue.model_copy(update={"max_attempts": retries + 1})
         return self
+
+    @model_validator(mode="after")
+    def _traces_can_be_sent(self) -> Self:
+        """Only where they are on: these variables may be there for other programs."""
+        url = self.traces_url
+        if url is None:
+            return self
+        if not url.startswith(("http://", "https://")):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT must be an http:// or https:// URL")
+        protocol = self.otel_exporter_otlp_traces_protocol or self.otel_exporter_otlp_protocol
+        if protocol != "http/protobuf" or self.otel_traces_exporter != "otlp":
+            raise ValueError(
+                "traces are sent by OTLP as http/protobuf alone: OTEL_EXPORTER_OTLP_PROTOCOL and "
+                "OTEL_TRACES_EXPORTER ask for something else, which OTEL_TRACES_EXPORTER=none turns off"
+            )
+        if self.otel_traces_sampler not in SAMPLERS:
+            raise ValueError(f"OTEL_TRACES_SAMPLER must be one of {', '.join(SAMPLERS)}")
+        if not _SHARE.fullmatch(self.otel_traces_sampler_arg):
+            raise ValueError("OTEL_TRACES_SAMPLER_ARG must be a number from 0 to 1")
+        return self
+
+    @property
+    def traces_url(self) -> str | None:
+        """Where traces are sent; None where they are off."""
+        if self.otel_sdk_disabled or self.otel_traces_exporter == "none":
+            return None
+        base = self.otel_exporter_otlp_endpoint
+        common = None if base is None else f"{base.rstrip('/')}/v1/traces"
+        return self.otel_exporter_otlp_traces_endpoint or common
 
     @property
     def serves_docs(self) -> bool:
@@ -511,6 +696,12 @@ def load_settings(**overrides: Any) -> Settings:
 def environment_variable(name: str) -> str | None:
     """A variable that a configuration file names, from the environment or `.env`."""
     return os.environ.get(name) or dotenv_values(".env").get(name)
+
+
+def variables_set() -> dict[str, str]:
+    """By name, where each variable that is not empty was set: `environment` or `.env`; the first wins."""
+    found = {name: ".env" for name, value in dotenv_values(".env").items() if value}
+    return found | {name: "environment" for name, value in os.environ.items() if value}
 
 
 def inherited_environment() -> dict[str, str]:

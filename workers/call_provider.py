@@ -12,11 +12,12 @@ from __future__ import annotations
 import asyncio
 import ssl
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import aiohttp
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http_exceptions import HttpProcessingError
 
 from shared import faultpoints
@@ -50,6 +51,8 @@ _ANSWERED_WITHOUT_TOKENS: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK}
 _NOTHING_CAME: Final = b"\0nothing came"
 _NOT_STREAMS: Final = frozenset({"application/json", "text/html"})
 
+NO_HEADERS: Final[Mapping[str, str]] = {}
+
 Emit = Callable[[list[bytes]], Awaitable[None]]
 
 
@@ -67,11 +70,15 @@ class CallProgress:
 
     started_at: float = field(default_factory=time.monotonic)
     sent: bool = False
+    """Whether any of it was sent: before that, nobody can charge for it."""
     first_byte_at: float | None = None
     emitted: int = 0
     usage: Usage | None = None
+    cut: bool = False
+    """Of a stream: its end has not come, and what was counted so far is less than what was sent."""
     text_chars: int = 0
     finish_reason: str | None = None
+    status: int | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the provider's answer; {} until there is one."""
 
@@ -83,10 +90,20 @@ class CallProgress:
             return None
         return int((self.first_byte_at - self.started_at) * 1000)
 
+    def counted(self) -> Usage | None:
+        """As the provider counted. Of a stream that is cut, not less than what came of it: Anthropic counts
+        one token at its start and the others at its end, and a caller may hang up in between.
+        """
+        usage = self.usage
+        if usage is None or not self.cut:
+            return usage
+        completion = max(usage.completion_tokens, tokens_of_chars(self.text_chars))
+        return replace(usage, completion_tokens=completion, estimated=True)
+
     def usage_or_estimate(self, job: Job) -> Usage:
         """As the provider counted, else an estimate from the request and what came back."""
-        if self.usage is not None:
-            return self.usage
+        if (usage := self.counted()) is not None:
+            return usage
         if not self.sent or job.kind is JobKind.COUNT_TOKENS:
             return Usage()
         return Usage(
@@ -118,6 +135,7 @@ async def call_provider(
     emit: Emit,
     sign: Sign | None = None,
     own: OwnKey | None = None,
+    more_headers: Mapping[str, str] = NO_HEADERS,
 ) -> Completed:
     """The answer in the form of the job's kind.
 
@@ -136,6 +154,7 @@ async def call_provider(
         "x-request-id": job.request_id,
         "x-headrace-job-id": job.id,
         "x-headrace-attempt": str(attempt),
+        **more_headers,
         **({} if sign is None else sign(profile.url(request.path, job.kind), request.body)),
         **(
             {}
@@ -152,15 +171,14 @@ async def call_provider(
     try:
         async with asyncio.timeout_at(loop.time() + first_byte) as clock:
             faultpoints.call(job.request_id)
-            progress.sent = True
             async with session.post(
                 profile.url(request.path, job.kind),
-                data=_payload(request.body),
+                data=_Body(request.body, progress),
                 headers=headers,
                 allow_redirects=False,
             ) as response:
                 faultpoints.hit("W4")
-                progress.headers = response.headers
+                progress.status, progress.headers = response.status, response.headers
                 if response.status == 202 and profile.pending is not None and not stream:
                     body = await _await_pending(response, session, profile, job.kind, settings, own)
                     return _completed(codec.decode(body, call), progress)
@@ -189,16 +207,12 @@ async def call_provider(
                 return _whole(body, codec, call, progress, as_stream=job.stream)
     except TimeoutError as exc:
         if isinstance(exc, aiohttp.ClientError):
-            progress.sent = False
             raise map_foreign(exc, profile) from exc
         if loop.time() >= end_at - 0.01:
             phase.name, phase.seconds = "total", total
         raise ProviderTimeout(
             f"{profile.name} did not answer in time ({phase.name}, {phase.seconds:g} s).", provider=profile.id
         ) from exc
-    except aiohttp.ClientConnectorError as exc:
-        progress.sent = False
-        raise map_foreign(exc, profile) from exc
     except FOREIGN as exc:
         raise map_foreign(exc, profile) from exc
 
@@ -339,7 +353,7 @@ async def _relay(
 
 def _note(progress: CallProgress, decoder: StreamDecoder) -> None:
     progress.usage, progress.finish_reason = decoder.usage, decoder.finish_reason
-    progress.text_chars = decoder.text_chars
+    progress.text_chars, progress.cut = decoder.text_chars, not decoder.ended
 
 
 class _Opening:
@@ -402,15 +416,21 @@ async def read_capped(
     return b"".join(parts)[:cap]
 
 
-def _payload(body: bytes) -> bytes | AsyncIterator[bytes]:
-    return _in_halves(body) if faultpoints.is_armed("W3") else body
+class _Body(aiohttp.BytesPayload):
+    """Notes when it is sent: until then, while a connection is waited for, the call costs nothing."""
 
+    def __init__(self, body: bytes, progress: CallProgress) -> None:
+        super().__init__(body)
+        self._progress = progress
 
-async def _in_halves(body: bytes) -> AsyncIterator[bytes]:
-    half = len(body) // 2
-    yield body[:half]
-    faultpoints.hit("W3")
-    yield body[half:]
+    async def write_with_length(self, writer: AbstractStreamWriter, content_length: int | None) -> None:
+        self._progress.sent = True
+        if faultpoints.is_armed("W3"):
+            await writer.write(self._value[: len(self._value) // 2])
+            faultpoints.hit("W3")
+            await writer.write(self._value[len(self._value) // 2 :])
+            return
+        await super().write_with_length(writer, content_length)
 
 
 def _lower(headers: Mapping[str, str]) -> dict[str, str]:

@@ -6,9 +6,9 @@
     try:
         ...  # the call
     except BaseException as error:
-        gate.leave(go, error=error, headers=progress.headers, usage=progress.usage)
+        gate.leave(go, error=error, headers=progress.headers, usage=progress.counted())
         raise
-    gate.leave(go, headers=progress.headers, usage=progress.usage)
+    gate.leave(go, headers=progress.headers, usage=progress.counted())
 
 `enter` asks, in this order: is the account paused, has this process calls enough there, does its
 breaker let it through, is there a permit of the account's limits. All but the last, and the
@@ -63,7 +63,9 @@ call that runs there: enough to take every place that is freed, however many wai
 _LONGEST_TURN_SECONDS: Final = 10.0
 _UNTOLD_OUTPUT_TOKENS: Final = 1_000
 """Of a request that does not bound its answer; corrected when it is there."""
-_NO_OUTPUT: Final = frozenset({JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS})
+_NO_OUTPUT: Final = frozenset(
+    {JobKind.EMBEDDINGS, JobKind.RERANK, JobKind.COUNT_TOKENS, JobKind.PROVIDER_BATCH}
+)
 _OUTPUT_BOUNDS: Final = ("max_completion_tokens", "max_output_tokens", "max_tokens", "max_length")
 
 

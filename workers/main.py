@@ -16,6 +16,8 @@ from shared import faultpoints, keyspace
 from shared.crypto import Opener
 from shared.db.engine import create_engine, url_of
 from shared.ids import CredentialId, JobId
+from shared.observability import metrics
+from shared.observability.process_port import serving
 from shared.providers.catalogue import Catalogue, use_catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.registry import Registry
@@ -28,12 +30,14 @@ from shared.queue.presence import Presence
 from shared.queue.redis_link import RedisLink
 from shared.queue.subscription import Subscription
 from shared.settings import QueueSettings, Settings
+from shared.storage.opening import open_storage
 from workers.gate import Gate
 from workers.in_flight import InFlight, StopReason
 from workers.own_credentials import OwnCredentials
 from workers.refresh_models import keep_models
 from workers.run_job import WorkerContext, run_job
 from workers.sharded_worker import ShardedStreamWorker
+from workers.state import WorkerState
 from workers.stream_worker import StreamWorker
 from workers.transport import Transport
 
@@ -49,6 +53,8 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     link = open_link(redis_url, timeout=queue.worker_timeout_seconds)
     read_link = link.another(timeout=queue.block_seconds + queue.worker_timeout_seconds)
     registry = Registry.from_settings(settings)
+    metrics.know_providers(registry.profiles)
+    metrics.expect_requeues(providers)
     catalogue = Catalogue.load(settings.catalogue_file, providers=registry.profiles)
     use_catalogue(catalogue)
     consumer = Consumer(link, queue, consumer_name(), providers)
@@ -72,6 +78,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         gate=gate,
         rng=random.Random(),  # noqa: S311 - jitter
         own_credentials=_own_credentials(settings),
+        storage=open_storage(settings),
     )
     subscription = Subscription(
         redis_url,
@@ -106,29 +113,37 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
         except (RedisError, TimeoutError) as exc:
             logger.warning("consumer not removed", error=type(exc).__name__)
         await subscription.close()
-        await asyncio.gather(context.transport.close(), context.own_credentials.aclose())
+        await _close(context)
         await link.close()
         await read_link.close()
 
     async def job(_: dict[str, Any], delivery: Delivery) -> None:
         await run_job(context, delivery)
 
-    await _wait_for_queue(consumer)
-    await EvictionWatch(link).complaint()  # for its log line
-    kind = StreamWorker if link.is_one_server else ShardedStreamWorker
-    worker = kind(
-        job,
-        consumer=consumer,
-        read_link=read_link,
-        queue=queue,
-        slots=settings.worker.slots,
-        batch_slots=max(1, settings.worker.slots * settings.worker.batch_slots_percent // 100),
-        redis_pool=arq_pool(redis_url, timeout=queue.worker_timeout_seconds),
-        drain_seconds=settings.worker.drain_seconds,
-        on_startup=startup,
-        on_shutdown=shutdown,
-    )
-    _second_signal_hands_back(worker, in_flight)
+    state = WorkerState(link, settings.worker.slots)
+    async with serving(settings.metrics_host, settings.metrics_port, state.answers(settings)):
+        await _wait_for_queue(consumer)
+        await EvictionWatch(link).complaint()  # for its log line
+        kind = StreamWorker if link.is_one_server else ShardedStreamWorker
+        worker = kind(
+            job,
+            consumer=consumer,
+            read_link=read_link,
+            queue=queue,
+            slots=settings.worker.slots,
+            batch_slots=max(1, settings.worker.slots * settings.worker.batch_slots_percent // 100),
+            redis_pool=arq_pool(redis_url, timeout=queue.worker_timeout_seconds),
+            drain_seconds=settings.worker.drain_seconds,
+            on_startup=startup,
+            on_shutdown=shutdown,
+        )
+        state.worker = worker
+        _second_signal_hands_back(worker, in_flight)
+        await _until_stopped(worker, consumer, in_flight)
+    logger.info("worker stopped", consumer=consumer.name)
+
+
+async def _until_stopped(worker: StreamWorker, consumer: Consumer, in_flight: InFlight) -> None:
     try:
         await worker.async_run()
     except asyncio.CancelledError:
@@ -138,7 +153,6 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
             await worker.close()
         except RedisError as exc:
             logger.warning("worker closed without Redis", error=type(exc).__name__)
-    logger.info("worker stopped", consumer=consumer.name)
 
 
 def keyless_of(settings: Settings, registry: Registry, providers: Sequence[str]) -> frozenset[str]:
@@ -166,6 +180,12 @@ def _own_credentials(settings: Settings) -> OwnCredentials:
         settings.master_key.get_secret_value(), [] if before is None else [before.get_secret_value()]
     )
     return OwnCredentials(create_engine(url_of(settings)), opener)
+
+
+async def _close(context: WorkerContext) -> None:
+    await asyncio.gather(context.transport.close(), context.own_credentials.aclose())
+    if context.storage is not None:
+        await context.storage.aclose()
 
 
 async def _close_unused(transport: Transport) -> None:

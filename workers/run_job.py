@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable
 from dataclasses import dataclass, field, replace
 from random import Random
@@ -12,17 +13,22 @@ from loguru import logger
 from redis.exceptions import RedisError
 
 from shared import faultpoints
-from shared.domain.job import DEFAULT_CREDENTIAL, JobKind, JobState, Target, UnknownEnvelope
+from shared.db.repositories.provider_credentials import CredentialRecord
+from shared.domain.job import DEFAULT_CREDENTIAL, Job, JobKind, JobState, Target, UnknownEnvelope
 from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.errors import (
     AllProvidersFailed,
     BrokerError,
     DeadlineExceeded,
+    ProviderAnswerInvalid,
+    ProviderCredentialRefused,
     ProviderError,
     ProviderRateLimited,
     ProviderRejected,
+    ProviderTimeout,
     ProviderUnavailable,
 )
+from shared.observability import metrics, tracing
 from shared.providers.catalogue import Catalogue
 from shared.providers.credentials import Credentials
 from shared.providers.profile import ProviderProfile
@@ -30,12 +36,15 @@ from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost, PutAside
 from shared.queue.frames import ResultHead
 from shared.settings import Settings
+from shared.storage.objects import Storage
 from workers.attempts import Move, Retry, Step, next_step
-from workers.call_provider import CallProgress, call_provider
+from workers.call_provider import NO_HEADERS, CallProgress, Completed, call_provider
 from workers.check_credential import check_credential
 from workers.gate import Gate, Wait, WaitReason
 from workers.in_flight import Flight, InFlight, StopReason
+from workers.job_spans import CallSpan, begin_call, delivery_span, told_to_provider
 from workers.own_credentials import OwnCredentials
+from workers.provider_batch import run_step
 from workers.told_limits import ToldLimits
 from workers.transport import Transport
 
@@ -43,6 +52,8 @@ _LONG_WAIT_SECONDS: Final = 1.0
 """Beyond it a job goes to its next target instead."""
 _LAST_WORDS_SECONDS: Final = 2.0
 """How long a worker that stops tries to write what became of a job."""
+_OUTCOME: Final = "headrace.job.outcome"
+"""Of a delivery, in its span."""
 _PUT_ASIDE: Final = {True: "attempt failed, retry later", False: "provider takes no calls, job put aside"}
 
 
@@ -64,6 +75,8 @@ class WorkerContext:
     own_credentials: OwnCredentials = field(default_factory=lambda: OwnCredentials(None, None))
     limits: ToldLimits = field(default_factory=ToldLimits)
     one_suspect: asyncio.Lock = field(default_factory=asyncio.Lock)
+    storage: Storage | None = None
+    """Of files; for batches that a provider runs."""
 
 
 async def run_job(ctx: WorkerContext, delivery: Delivery) -> None:
@@ -104,6 +117,16 @@ async def _run(ctx: WorkerContext, delivery: Delivery) -> None:
         return
     if lease is None:
         return
+    if lease.fence == 1:
+        metrics.observe_wait(lease.job.target.provider, delivery.lane, lease.waited_ms / 1000)
+    if tracing.active is None:
+        await _fly(ctx, lease)
+        return
+    with delivery_span(tracing.active, lease):
+        await _fly(ctx, lease)
+
+
+async def _fly(ctx: WorkerContext, lease: Lease) -> None:
     progress = CallProgress()
     with ctx.in_flight.track(lease) as flight:
         try:
@@ -124,9 +147,12 @@ async def _run(ctx: WorkerContext, delivery: Delivery) -> None:
 async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
     job, target = lease.job, lease.job.target
     next_ordinal = 1
+    call: CallSpan | None = None
 
     async def emit(events: list[bytes]) -> None:
         nonlocal next_ordinal
+        if call is not None and next_ordinal == 1:
+            call.opening = events[0]
         wanted = await ctx.consumer.append(lease, next_ordinal, events)
         next_ordinal += len(events)
         faultpoints.hit("W5")
@@ -155,31 +181,42 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
     if isinstance(go, Wait):
         await _not_now(ctx, lease, progress, go)
         return
+    call = None if tracing.active is None else begin_call(tracing.active, lease, profile)
     try:
         # As arguments of the call: an open key lives no longer than that.
-        completed = await call_provider(
-            job,
-            target,
-            profile,
-            ctx.credentials.headers(target, profile) if sealed is None else {},
-            attempt=lease.attempts + 1,
-            remaining_seconds=lease.remaining_ms / 1000,
-            transport=ctx.transport,
-            settings=ctx.settings.provider,
-            progress=progress,
-            emit=emit,
-            sign=ctx.credentials.signing(target, profile) if sealed is None else None,
-            own=None if sealed is None else ctx.own_credentials.open(sealed, profile),
-        )
+        if job.kind is JobKind.PROVIDER_BATCH:
+            completed = await _batch_step(ctx, lease, profile, sealed)
+        else:
+            completed = await call_provider(
+                job,
+                target,
+                profile,
+                ctx.credentials.headers(target, profile) if sealed is None else {},
+                attempt=lease.attempts + 1,
+                remaining_seconds=lease.remaining_ms / 1000,
+                transport=ctx.transport,
+                settings=ctx.settings.provider,
+                progress=progress,
+                emit=emit,
+                sign=ctx.credentials.signing(target, profile) if sealed is None else None,
+                own=None if sealed is None else ctx.own_credentials.open(sealed, profile),
+                more_headers=NO_HEADERS if tracing.active is None else told_to_provider(tracing.active, call),
+            )
     except BaseException as error:
-        ctx.gate.leave(go, error=error, headers=progress.headers, usage=progress.usage)
+        ctx.gate.leave(go, error=error, headers=progress.headers, usage=progress.counted())
+        if call is not None:
+            call.end(progress, error=error)
+        _measure(job, progress, error)
         if not isinstance(error, BrokerError):
             raise
         _note_limits(ctx, target, progress)
         error.details.setdefault("model", target.model)
         await _provider_failed(ctx, lease, progress, error)
         return
-    ctx.gate.leave(go, headers=progress.headers, usage=progress.usage)
+    ctx.gate.leave(go, headers=progress.headers, usage=progress.counted())
+    if call is not None:
+        call.end(progress, completed=completed)
+    _measure(job, progress)
     _note_limits(ctx, target, progress)
     faultpoints.hit("W6")
     settlement = _settlement(ctx, lease, progress, Outcome.SUCCEEDED)
@@ -192,7 +229,28 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         tail=completed.tail,
         tail_first=next_ordinal,
     )
+    tracing.tell({_OUTCOME: "succeeded"})
     faultpoints.hit("W8")
+
+
+async def _batch_step(
+    ctx: WorkerContext, lease: Lease, profile: ProviderProfile, sealed: CredentialRecord | None
+) -> Completed:
+    job, target = lease.job, lease.job.target
+    return Completed(
+        await run_step(
+            job,
+            profile,
+            ctx.credentials.headers(target, profile) if sealed is None else {},
+            own=None if sealed is None else ctx.own_credentials.open(sealed, profile),
+            # Also one that was given back: it may have been broken off after it was heard.
+            is_again=lease.fence > 1,
+            remaining_seconds=lease.remaining_ms / 1000,
+            transport=ctx.transport,
+            storage=ctx.storage,
+            settings=ctx.settings,
+        )
+    )
 
 
 async def _check_credential(
@@ -225,6 +283,43 @@ async def _check_credential(
     )
 
 
+def _measure(job: Job, progress: CallProgress, error: BaseException | None = None) -> None:
+    if job.kind is JobKind.PROVIDER_BATCH:
+        return  # several requests, and none of them inference
+    target = job.target
+    # Where no connection came about nothing was sent, and it is a call that failed all the same.
+    if not progress.sent and not isinstance(error, ProviderError):
+        return
+    first = progress.first_byte_at
+    usage = progress.usage
+    metrics.observe_call(
+        target.provider,
+        "success" if error is None else _outcome_of(error, own=target.credential != DEFAULT_CREDENTIAL),
+        time.monotonic() - progress.started_at,
+        first_token_seconds=None if first is None else first - progress.started_at,
+        completion_tokens=0 if usage is None or error is not None else usage.completion_tokens,
+    )
+
+
+def _outcome_of(error: BaseException, *, own: bool) -> str:
+    """One of metrics.CALL_OUTCOMES. `own`: with a key of the account's own."""
+    if own and isinstance(error, ProviderCredentialRefused):
+        return "own_credential_refused"
+    if isinstance(error, asyncio.CancelledError | StopAsked | LeaseLost):
+        return "interrupted"
+    return next((word for kind, word in _CALL_OUTCOMES if isinstance(error, kind)), metrics.OTHER)
+
+
+_CALL_OUTCOMES: Final = (
+    (ProviderRateLimited, "rate_limit"),
+    (ProviderTimeout, "timeout"),
+    (ProviderUnavailable, "unavailable"),
+    (ProviderRejected, "rejected"),
+    (ProviderCredentialRefused, "credential_refused"),
+    (ProviderAnswerInvalid, "invalid_answer"),
+)
+
+
 def _note_limits(ctx: WorkerContext, target: Target, progress: CallProgress) -> None:
     """Of the broker's own account there: what an account's own key may do is nobody else's business."""
     if target.credential == DEFAULT_CREDENTIAL:
@@ -247,6 +342,7 @@ async def _provider_failed(
 
 async def _not_now(ctx: WorkerContext, lease: Lease, progress: CallProgress, wait: Wait) -> None:
     """Its provider takes no call at the moment; another target is better than a long wait for it."""
+    metrics.count_held_back(lease.job.target.provider, wait.reason)
     elsewhere = lease.job.next_target is not None and (
         wait.reason is WaitReason.OPEN or wait.seconds > _LONG_WAIT_SECONDS
     )
@@ -306,6 +402,10 @@ async def _put_aside(
         delay_seconds=round(step.delay_seconds, 3),
         became=became.name.lower(),
     )
+    if became is PutAside.DONE:
+        metrics.count_requeue(lease.job.target.provider, "retried" if step.counts else "deferred")
+        tracing.tell({_OUTCOME: "put_aside"})
+        tracing.fail(error.code or error.type)
     return became is PutAside.DONE
 
 
@@ -315,6 +415,7 @@ async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, attempt: 
         lease, why=_why(lease, error), call_failed=attempt is not None, attempt=attempt
     ):
         return False
+    metrics.count_requeue(target.provider, "moved")
     logger.info(
         "job moved to another provider",
         job_id=lease.job.id,
@@ -323,6 +424,8 @@ async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, attempt: 
         onward=onward.provider,
         error=error.code,
     )
+    tracing.tell({_OUTCOME: "moved"})
+    tracing.fail(error.code or error.type)
     return True
 
 
@@ -356,6 +459,8 @@ async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, erro
         error=error.code,
         status=error.status,
     )
+    tracing.tell({_OUTCOME: "failed"})
+    tracing.fail(error.code or error.type)
     settlement = _settlement(ctx, lease, progress, Outcome.FAILED, error)
     await ctx.consumer.finish(
         lease,
@@ -369,6 +474,7 @@ async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, erro
 async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: CallProgress) -> None:
     """The task was cancelled: by its caller, by a lost lease, or because this worker stops."""
     if flight.stop_reason is StopReason.LOST:
+        tracing.tell({_OUTCOME: "lost"})
         logger.info("lease lost, job dropped", job_id=lease.job.id, fence=lease.fence)
         return
     if flight.stop_reason is StopReason.CANCELLED:
@@ -384,11 +490,13 @@ async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: C
         )
         await _quietly(_failed(ctx, lease, progress, error), within_seconds=_LAST_WORDS_SECONDS)
     else:
+        tracing.tell({_OUTCOME: "handed_back"})
         attempt = _attempt(ctx, lease, progress, AttemptOutcome.INTERRUPTED)
         await _quietly(ctx.consumer.hand_back(lease, attempt=attempt), within_seconds=_LAST_WORDS_SECONDS)
 
 
 async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
+    tracing.tell({_OUTCOME: "cancelled"})
     settlement = _settlement(ctx, lease, progress, Outcome.CANCELLED)
     await ctx.consumer.finish(
         lease,

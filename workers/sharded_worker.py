@@ -59,6 +59,10 @@ class ShardedStreamWorker(StreamWorker):
             await asyncio.gather(*(link.close() for link in self._shard_links))
 
     @property
+    def is_reading(self) -> bool:
+        return len(self._failed) < len(self._shards)
+
+    @property
     def _spare(self) -> int:
         return self._free - len(self._waiting)
 
@@ -66,12 +70,13 @@ class ShardedStreamWorker(StreamWorker):
         while self.allow_pick_jobs:
             if self._fatal is not None:
                 raise self._fatal
+            self._came_round_at = time.monotonic()
             self._slot_freed.clear()
             now = time.monotonic()
             if self._free <= 0:
                 self._may_hold.update(self._shards)
             if self._spare <= 0:
-                await self._slot_freed.wait()
+                await self._until_slot_freed()
                 continue
             if now >= self._next_sweep and _SWEEPER not in self.tasks:
                 self._own(_SWEEPER, self._sweep_shards(), lambda: None)

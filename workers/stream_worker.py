@@ -24,6 +24,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from shared import faultpoints
 from shared.domain.job import Lane
+from shared.observability import metrics
 from shared.queue.arq_pool import TAG
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.redis_link import RedisLink
@@ -87,12 +88,34 @@ class StreamWorker(arq.Worker):
         self._may_be_backlog = True
         self._unbegun: list[Delivery] = []
         self._is_stopping = False
+        self._waits_for_slot = False
+        self._came_round_at = time.monotonic()
         self.on_stop = self._stop
 
     def _stop(self, _: signal.Signals) -> None:
         self._is_stopping = True
 
+    @property
+    def stalled_seconds(self) -> float:
+        """How long ago its loop last came round; 0 while every slot is taken, however long that is."""
+        return 0.0 if self._waits_for_slot else time.monotonic() - self._came_round_at
+
+    @property
+    def running(self) -> int:
+        """Jobs that it has."""
+        return self._running
+
+    @property
+    def is_draining(self) -> bool:
+        return self._is_stopping or not self.allow_pick_jobs
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether its last read of the queue succeeded."""
+        return self._failures == 0
+
     async def _poll_iteration(self) -> None:
+        self._came_round_at = time.monotonic()
         if self._is_stopping:
             # arq ends its loop by cancelling it, which gets lost where that awaits redis-py: a
             # cancelled asyncio.wait_for of Python 3.11 returns the result that came with it.
@@ -141,10 +164,11 @@ class StreamWorker(arq.Worker):
 
     async def _read_until_stopped(self) -> None:
         while self.allow_pick_jobs:
+            self._came_round_at = time.monotonic()
             if self._free <= 0:
                 self._may_be_backlog = True
                 self._slot_freed.clear()
-                await self._slot_freed.wait()
+                await self._until_slot_freed()
                 continue
             if time.monotonic() >= self._next_sweep:
                 await self._sweep(self._free)
@@ -152,6 +176,14 @@ class StreamWorker(arq.Worker):
                     continue
             await self._read()
             self._failures = 0
+
+    async def _until_slot_freed(self) -> None:
+        self._waits_for_slot = True
+        try:
+            await self._slot_freed.wait()
+        finally:
+            self._waits_for_slot = False
+            self._came_round_at = time.monotonic()
 
     @property
     def _free(self) -> int:
@@ -262,6 +294,7 @@ class StreamWorker(arq.Worker):
             logger.warning("deliveries not released", jobs=len(failed), error=type(failed[0]).__name__)
 
     def _start_reclaimed(self, delivery: Delivery) -> None:
+        metrics.count_requeue(delivery.provider, "reclaimed")
         logger.info("job reclaimed", job_id=delivery.job_id, provider=delivery.provider)
         faultpoints.hit("W11")
         self._start(delivery)

@@ -9,18 +9,18 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, TypeAdapte
 from typing_extensions import TypedDict
 
 from api.audit import audited
-from api.checking import check, fault
 from api.database import within_reach
 from api.deps import authenticate, broker_of
 from api.posted import posted
 from api.unified_v1.schemas import ErrorAnswer
+from api.webhook_urls import check_webhook_url
 from shared.accounting.quota_alerts import LOWEST_PERCENT
 from shared.db.engine import writing
 from shared.db.repositories import alerts
 from shared.db.repositories.alerts import AlertSettings
 from shared.domain.roles import Permission
-from shared.egress.rules import EgressFailed, EgressRules, check_url
 from shared.errors import NotFound
+from shared.requests.checking import check
 
 router: Final = APIRouter(prefix="/api/v1/account/alerts", tags=["Account"])
 
@@ -81,11 +81,7 @@ async def put(request: Request) -> AlertsView:
     asked = await posted(request, permission=Permission.MEMBERS_WRITE)
     via, document = asked.via, asked.document
     check(_ALERTS, document)
-    rules = EgressRules.of(via.settings.egress, production=via.settings.environment == "production")
-    try:
-        check_url(document["url"], rules)
-    except EgressFailed:
-        raise fault("url", "must be an https address that is public, on port 443 or 8443") from None
+    check_webhook_url(document["url"], via.settings, field="url")
     wanted = AlertSettings(document["url"], tuple(sorted(set(document.get("thresholds", _DEFAULT)))))
     async with within_reach("Alerts"), writing(via.engine) as connection:
         await alerts.set_settings(connection, asked.principal.account, wanted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Annotated, Any, Final, Literal, Required
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, with_config
@@ -10,11 +10,12 @@ from typing_extensions import TypedDict
 
 from api.account_v1.auth_schemas import DisplayName
 from api.account_v1.limits_schemas import LimitsIn, LimitsView
-from api.checking import fault
+from api.moments import in_utc
 from api.unified_v1.schemas import Provider
 from shared.db.repositories.api_keys import ApiKeyRecord
 from shared.domain.job import Lane
 from shared.domain.roles import Permission, Role
+from shared.requests.checking import fault
 
 _STRICT: Final = ConfigDict(extra="forbid", strict=True)
 _MOST: Final = timedelta(days=36_500)
@@ -26,10 +27,12 @@ ScopeName = Literal[
     "usage:read",
     "preferences:write",
     "conversations",
+    "files",
     "api-keys:own",
     "api-keys:all",
     "credentials:read",
     "credentials:write",
+    "webhooks",
     "members:read",
     "members:write",
     "audit:read",
@@ -133,9 +136,8 @@ def future(document: dict[str, Any], now: datetime) -> datetime | None:
     if text is None:
         return None
     try:
-        moment = datetime.fromisoformat(text)
-        moment = moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+        moment = in_utc(datetime.fromisoformat(text))
+    except ValueError:
         raise fault("expires_at", "must be a time as RFC 3339 has it, such as 2027-01-31T12:00:00Z") from None
     if not now < moment <= now + _MOST:
         raise fault("expires_at", "must be in the future, and not a century away")

@@ -27,10 +27,8 @@ from api.account_v1.api_key_schemas import (
 )
 from api.account_v1.limits_schemas import limits_from
 from api.audit import audited
-from api.checking import check
 from api.database import within_reach
 from api.deps import authenticate, broker_of
-from api.json_body import parse_object
 from api.posted import posted
 from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
@@ -47,6 +45,8 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission, Role
 from shared.errors import AuthenticationFailed, Conflict, NotAuthorized, NotFound, Overloaded
 from shared.ids import ApiKeyId, UserId
+from shared.requests.checking import check
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(prefix="/api/v1/api-keys", tags=["API keys"])
 
@@ -191,6 +191,12 @@ async def rotate(request: Request, key_id: str) -> ApiKeyCreated:
         if old.user_id is not None and old.user_id != principal.user:
             raise NotAuthorized("A key acts as its owner, who alone can rotate it. You can revoke it.")
         _require_may_have_issued(principal, old)
+        # Both are good for the grace; rotated over and over, they would be any number.
+        if (
+            grace
+            and await api_keys.count_usable(connection, principal.account, old.user_id, now) >= MAX_USABLE
+        ):
+            raise TooManyKeys
         if expires_at is None and old.expires_at is not None:
             expires_at = now + (old.expires_at - old.created_at)
         token, record = await via.issuer.rotate(
@@ -235,8 +241,8 @@ async def _seen_by(principal: Principal, key_id: str, connection: AsyncConnectio
     found = None
     if _ID.match(key_id):
         found = await api_keys.find(connection, ApiKeyId(key_id), account=principal.account)
-    sees_all = principal.may(Permission.API_KEYS_ALL)
-    if found is None or not (sees_all or found.user_id == _its_user(principal)):
+    is_its_own = found is not None and found.user_id is not None and found.user_id == principal.user
+    if found is None or not (is_its_own or principal.may(Permission.API_KEYS_ALL)):
         raise NotFound("There is no such API key.")
     return found
 

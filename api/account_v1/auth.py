@@ -19,11 +19,9 @@ from api.account_v1.auth_schemas import (
     SessionView,
     UserView,
 )
-from api.checking import check
 from api.client_address import client_address
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of, headers_of, request_id_of, token_of
-from api.json_body import parse_object
 from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth import session_end
@@ -35,6 +33,8 @@ from shared.domain.rate import text_of
 from shared.domain.roles import Permission
 from shared.errors import NotAuthorized, NotFound
 from shared.ids import UserId
+from shared.requests.checking import check
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(tags=["Auth"])
 

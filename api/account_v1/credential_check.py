@@ -15,8 +15,6 @@ from pydantic import TypeAdapter
 
 from api.account_v1.credential_schemas import Candidate, CheckDetails, CheckView
 from api.account_v1.credentials import require_address, sealer_of
-from api.admission import FREE, Estimate
-from api.checking import check
 from api.departure import Departure
 from api.deps import Broker, request_id_of
 from api.posted import posted
@@ -28,7 +26,10 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.errors import BrokerError, QueueUnavailable
 from shared.ids import RequestId, new_job_id
+from shared.limits.admission import FREE
+from shared.limits.estimates import Estimate
 from shared.providers.profile import not_served
+from shared.requests.checking import check
 
 router: Final = APIRouter(prefix="/api/v1/keys", tags=["Provider keys"])
 

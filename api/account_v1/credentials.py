@@ -12,7 +12,6 @@ from pydantic import TypeAdapter
 from redis.exceptions import RedisError
 
 from api.account_v1.credential_schemas import CredentialIn, CredentialList, CredentialView
-from api.checking import check, fault
 from api.client_address import client_address
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of, request_id_of
@@ -30,6 +29,7 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.errors import Conflict, NotFound, Overloaded
 from shared.ids import CredentialId, new_credential_id
+from shared.requests.checking import check, fault
 
 router: Final = APIRouter(prefix="/api/v1/keys", tags=["Provider keys"])
 

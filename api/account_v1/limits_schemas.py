@@ -7,9 +7,9 @@ from typing import Annotated, Any, Final, Self
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from api.checking import fault
 from shared.domain.allowance import NO_LIMITS, Limits
 from shared.money import MICRO_PER_USD
+from shared.requests.checking import fault
 
 _SPEND: Final = "monthly_spend_usd"
 Count = Annotated[int, Field(ge=1, le=1_000_000_000_000)]

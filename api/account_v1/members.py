@@ -14,7 +14,6 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from api.account_v1.limits_schemas import limits_from
 from api.account_v1.member_schemas import MemberChange, MemberIn, MemberList, MemberView
 from api.audit import audited
-from api.checking import check, fault
 from api.client_address import client_address
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of
@@ -29,6 +28,7 @@ from shared.domain.principal import Principal
 from shared.domain.roles import Permission, Role
 from shared.errors import Conflict, NotFound
 from shared.ids import UserId
+from shared.requests.checking import check, fault
 
 router: Final = APIRouter(prefix="/api/v1/members", tags=["Members"])
 

@@ -12,9 +12,9 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from api.admin_v1.guard import require_admin
-from api.checking import fault
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of
+from api.moments import in_utc
 from api.pages import cursor_of, place_of
 from api.unified_v1.schemas import ErrorAnswer
 from shared.clock import SystemClock
@@ -24,6 +24,7 @@ from shared.domain.roles import Permission
 from shared.domain.usage import Outcome
 from shared.ids import AccountId
 from shared.money import MICRO_PER_USD
+from shared.requests.checking import fault
 
 router: Final = APIRouter(tags=["Account"])
 operators: Final = APIRouter(tags=["Admin"], dependencies=[Depends(require_admin)])
@@ -129,6 +130,8 @@ class Asked:
 
 AskedFor = Annotated[Asked, Depends()]
 By = Annotated[list[Grouping] | None, Query(alias="by", max_length=3)]
+TRUNCATED: Final = "x-truncated"
+"""On a CSV that has not all groups: whoever adds it up would add too little."""
 Form = Annotated[str | None, Query(alias="format", pattern="^(json|csv)$")]
 
 
@@ -217,7 +220,10 @@ async def _report(
         )
     shown = [_totals(group, by) for group in groups[:MAX_GROUPS]]
     if _wants_csv(request, form):
-        return _as_csv(UsageTotals, shown if by else [_totals(total[0], [])])
+        response = _as_csv(UsageTotals, shown if by else [_totals(total[0], [])])
+        if len(groups) > MAX_GROUPS:
+            response.headers[TRUNCATED] = "true"
+        return response
     return UsageReport(
         start=asked.within.start,
         end=asked.within.end,
@@ -290,9 +296,8 @@ def _moment(name: str, text: str | None) -> datetime | None:
         if len(text) == len("2026-11-26"):
             return datetime.combine(date.fromisoformat(text), time(), UTC)
         # A plus sign that nobody escaped reads as a space in a query.
-        moment = datetime.fromisoformat(text.replace(" ", "+"))
-        return moment.astimezone(UTC) if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
-    except (ValueError, OverflowError):
+        return in_utc(datetime.fromisoformat(text.replace(" ", "+")))
+    except ValueError:
         raise fault(name, "must be a date such as 2026-11-26, or a time as RFC 3339 has it") from None
 
 

@@ -12,10 +12,8 @@ from api.account_v1.limits_schemas import limits_from
 from api.admin_v1.account_schemas import AccountChange, AccountIn, AccountPage, AccountView
 from api.admin_v1.guard import require_admin
 from api.audit import audited
-from api.checking import check, fault
 from api.database import within_reach
 from api.deps import broker_of
-from api.json_body import parse_object
 from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
 from shared.auth.announcement import tell
@@ -25,6 +23,8 @@ from shared.db.repositories import accounts
 from shared.domain.allowance import Tier
 from shared.errors import NotFound
 from shared.ids import AccountId, new_account_id
+from shared.requests.checking import check, fault
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(prefix="/api/v1/admin/accounts", tags=["Admin"])
 

@@ -22,13 +22,13 @@ from api.admin_v1.schemas import (
 from api.audit import audited
 from api.database import within_reach
 from api.deps import broker_of, request_id_of
-from api.json_body import parse_object
 from api.request_body import read_body
 from api.unified_v1.schemas import ErrorAnswer
 from shared.db.engine import writing
 from shared.errors import InvalidRequest, NotFound, Overloaded
 from shared.ids import JOB_ID, AccountId, JobId
 from shared.queue.dead_letters import ALL, MAX_PAGE, Which
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(
     prefix="/api/v1/admin/dead-letters",

@@ -8,8 +8,8 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from api.error_views import from_pydantic
 from shared.queue.dead_letters import MAX_PAGE
+from shared.requests.problems import from_pydantic
 
 Name = Annotated[str, Field(min_length=1, max_length=256)]
 

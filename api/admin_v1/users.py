@@ -11,7 +11,6 @@ from api.account_v1.members import USER_ID
 from api.admin_v1.account_schemas import AdminUserPage, AdminUserView, UserChange, UserIn
 from api.admin_v1.accounts import Cursor, Limit, Operator, body, document_of, errors
 from api.audit import audited
-from api.checking import fault
 from api.database import within_reach
 from api.deps import broker_of
 from shared.auth.announcement import tell
@@ -23,6 +22,7 @@ from shared.db.repositories import memberships, users
 from shared.domain.roles import Role
 from shared.errors import Conflict, NotFound
 from shared.ids import AccountId, UserId
+from shared.requests.checking import fault
 
 router: Final = APIRouter(prefix="/api/v1/admin/users", tags=["Admin"])
 

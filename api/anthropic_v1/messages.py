@@ -9,21 +9,23 @@ import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.anthropic_v1.schemas import ErrorAnswer, MessageAnswer, TokenCount, check_messages, check_token_count
+from api.anthropic_v1.schemas import ErrorAnswer, MessageAnswer, TokenCount
 from api.deps import Broker, authenticate, broker_of
-from api.json_body import parse_object
-from api.plan import choose_plan
 from api.request_body import read_body
 from api.responses import json_response
 from api.resume import register_form
 from api.sse import NAMED
-from api.submit import Submission, as_stored, submit
+from api.submission import Submission, as_stored
+from api.submit import submit
 from shared.domain.job import JobKind, Surface
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.providers.dialects.anthropic import wanted_api
 from shared.providers.profile import not_served
 from shared.providers.tokens import prompt_tokens
+from shared.requests.json_body import parse_object
+from shared.requests.messages import check_messages, check_token_count
+from shared.routing.choice import choose_plan
 from shared.routing.router import Plan
 
 router: Final = APIRouter()
@@ -60,11 +62,17 @@ async def messages(request: Request) -> Response:
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
-    document = parse_object(body)
+    call = message_call(parse_object(body), body, request, principal, via)
+    return await submit(call, request, principal, via)
+
+
+def message_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`."""
     check_messages(document)
-    plan = choose_plan(document, JobKind.MESSAGES, request, principal, via)
-    stream = document.get("stream") is True
-    return await _submit(JobKind.MESSAGES, document, body, plan, request, principal, via, stream=stream)
+    plan = choose_plan(document, JobKind.MESSAGES, request.scope["headers"], principal, via)
+    return _call(JobKind.MESSAGES, document, body, plan, request, stream=document.get("stream") is True)
 
 
 @router.post(
@@ -82,13 +90,14 @@ async def count_tokens(request: Request) -> Response:
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
     document = parse_object(body)
     check_token_count(document)
-    plan = choose_plan(document, JobKind.COUNT_TOKENS, request, principal, via)
+    plan = choose_plan(document, JobKind.COUNT_TOKENS, request.scope["headers"], principal, via)
     # Each tokenizer counts for itself: there is nothing to go on to.
     plan = replace(plan, targets=plan.targets[:1], fallback_on=frozenset())
     target = plan.targets[0]
     profile = via.registry.get(target.provider)
     if profile.serves(JobKind.COUNT_TOKENS):
-        return await _submit(JobKind.COUNT_TOKENS, document, body, plan, request, principal, via)
+        call = _call(JobKind.COUNT_TOKENS, document, body, plan, request)
+        return await submit(call, request, principal, via)
     if not profile.serves(JobKind.MESSAGES):
         raise not_served(profile, JobKind.MESSAGES)
     request.scope["state"]["provider"] = target.provider
@@ -96,19 +105,17 @@ async def count_tokens(request: Request) -> Response:
     return json_response(orjson.dumps({"input_tokens": tokens}), [])
 
 
-async def _submit(
+def _call(
     kind: JobKind,
     document: dict[str, Any],
-    body: bytes,
+    body: bytes | None,
     plan: Plan,
     request: Request,
-    principal: Principal,
-    via: Broker,
     *,
     stream: bool = False,
-) -> Response:
+) -> Submission:
     changed = wanted_api.carry(request.headers, document)
-    call = Submission(
+    return Submission(
         kind=kind,
         document=document,
         body=None if changed or plan.rewritten else body,
@@ -120,5 +127,5 @@ async def _submit(
         include_usage=True,
         render_body=as_stored,
         form=FORM,
+        detachable=kind is JobKind.MESSAGES,
     )
-    return await submit(call, request, principal, via)

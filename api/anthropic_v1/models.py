@@ -12,8 +12,8 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 from starlette.datastructures import QueryParams
 
-from api.error_views import from_pydantic
 from shared.errors import InvalidRequest
+from shared.requests.problems import from_pydantic
 
 
 class ModelInfo(BaseModel):

@@ -8,14 +8,14 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
-from api.openai_v1.vector_schemas import RerankOptions
-from api.plan import choose_plan
 from api.posted import posted
 from api.rerank import rerank_call, texts_of
 from api.submit import submit
 from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
+from shared.requests.checking import check
+from shared.requests.vectors import RerankOptions
+from shared.routing.choice import choose_plan
 
 router: Final = APIRouter()
 
@@ -97,6 +97,6 @@ async def rerank(request: Request) -> Response:
             "meta": {"api_version": {"version": "2"}, "billed_units": {"search_units": units}},
         }
 
-    plan = choose_plan(document, JobKind.RERANK, request, asked.principal, via)
+    plan = choose_plan(document, JobKind.RERANK, request.scope["headers"], asked.principal, via)
     call = rerank_call(document, texts, plan, Surface.COHERE, render)
     return await submit(call, request, asked.principal, via)

@@ -10,7 +10,6 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check, fault
 from api.deps import Broker, authenticate, broker_of
 from api.legacy.prompt_call import prompt_call, told, usage_of
 from api.legacy.schemas import (
@@ -27,6 +26,7 @@ from shared.domain.roles import Permission
 from shared.domain.usage import Usage
 from shared.money import MICRO_PER_USD
 from shared.queue.frames import Result
+from shared.requests.checking import check, fault
 
 router: Final = APIRouter(prefix="/api/v1/ai", tags=["Older routes"])
 

@@ -6,11 +6,11 @@ from typing import Any
 
 from starlette.requests import Request
 
-from api.default_model import model_of
 from api.deps import Broker
 from api.named_target import require_provider, take_plan
 from shared.domain.job import JobKind
 from shared.domain.principal import Principal
+from shared.routing.default_model import model_of
 from shared.routing.router import Plan
 
 

@@ -9,12 +9,12 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
 from api.legacy.prompt_call import prompt_call, told, usage_of
 from api.legacy.schemas import ErrorResponse, PromptRequest, TextAnswer, request_body
 from api.posted import posted
 from api.submit import submit
 from shared.queue.frames import Result
+from shared.requests.checking import check
 
 router: Final = APIRouter()
 

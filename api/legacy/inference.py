@@ -9,7 +9,6 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
 from api.legacy.prompt_call import prompt_call, told, usage_of
 from api.legacy.schemas import ErrorResponse, InferenceAnswer, PromptRequest, request_body
 from api.posted import posted
@@ -18,6 +17,7 @@ from api.sse import StreamForm
 from api.submit import submit
 from shared.domain.job import Surface
 from shared.queue.frames import Result
+from shared.requests.checking import check
 
 router: Final = APIRouter(prefix="/v1/inference", tags=["Older routes"])
 

@@ -7,14 +7,14 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from api.checking import fault, refuse_several_answers
-from api.default_model import OPENAI
 from api.legacy.default_target import take_plan_or_default
 from api.posted import Posted
 from api.sse import AS_STORED, StreamForm
-from api.submit import RenderBody, Submission
+from api.submission import RenderBody, Submission
 from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
+from shared.requests.checking import fault, refuse_several_answers
+from shared.routing.default_model import OPENAI
 
 
 def prompt_call(

@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal, Required
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, with_config
 from typing_extensions import TypedDict
 
-from api.openai_v1.schemas import ChatOptions, Messages, Model
 from api.unified_v1.schemas import ChatUsage, ErrorAnswer, Provider
+from shared.requests.chat import ChatOptions, Messages, Model
 
 MAX_PROMPT_CHARS = 4_000_000
 

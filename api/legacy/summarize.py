@@ -9,15 +9,16 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check, fault
 from api.legacy.default_target import take_plan_or_default
 from api.legacy.schemas import ErrorResponse, SummarizeRequest, Summary, request_body
-from api.plan import plan_for
 from api.posted import Posted, posted
 from api.sse import AS_STORED
-from api.submit import Submission, submit
+from api.submission import Submission
+from api.submit import submit
 from shared.domain.job import JobKind, Surface
 from shared.queue.frames import Result
+from shared.requests.checking import check, fault
+from shared.routing.choice import plan_for
 from shared.routing.router import Plan
 
 router: Final = APIRouter()
@@ -69,7 +70,7 @@ def _plan(asked: Posted, request: Request) -> Plan:
     if not named and _TASK_PROVIDER in via.providers():
         document.pop("provider", None)
         name = f"{_TASK_PROVIDER}/{_TASK_MODEL}"
-        return plan_for(name, document, JobKind.SUMMARIZATION, request, asked.principal, via)
+        return plan_for(name, document, JobKind.SUMMARIZATION, request.scope["headers"], asked.principal, via)
     return take_plan_or_default(document, JobKind.SUMMARIZATION, request, asked.principal, via)
 
 

@@ -1,6 +1,6 @@
 """The edge: the one middleware, outermost, that every HTTP exchange passes once.
 
-    in    request id accepted or made, framing and headers judged
+    in    request id accepted or made, target, framing and headers judged
     out   request id and protective headers on every answer, what other origins may read, exceptions
           told as errors, one log line, one metrics call
 
@@ -14,9 +14,10 @@ to it; the server closes the connection instead.
 from __future__ import annotations
 
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
 from typing import Any, Final
+from urllib.parse import unquote_to_bytes
 
 from loguru import logger as log
 from starlette.requests import ClientDisconnect
@@ -24,10 +25,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api.error_views import RawHeaders, internal_error, render, surface_of_scope
 from api.middleware.cors import Cors
+from api.middleware.exchange_span import begin_exchange, end_exchange
 from api.middleware.protective import protective_headers
 from api.request_body import too_large
 from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
 from shared.ids import RequestId, accept_request_id
+from shared.observability import tracing
 from shared.observability.logging import log_fast
 from shared.settings import ApiSettings
 
@@ -42,11 +45,14 @@ MAX_PATH_CHARS: Final = 2_000
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 _UNPRINTABLE: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+_NO_TEXT: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+"""Control characters but those of a text with lines: metadata may have them, and be asked for."""
 _UNTIDY: Final = re.compile(r"//|/\.\.?(?:/|\Z)")
 
 
 class Edge:
     """`uploads`: path prefixes whose routes judge content type and size of bodies themselves.
+    `larger`: how many bytes a body may have at paths where that is more than elsewhere.
 
     Notes in `scope["state"]`: `request_id`, and `error` once one was answered.
     """
@@ -59,6 +65,7 @@ class Edge:
         log_requests: bool = True,
         on_response: OnResponse | None = None,
         uploads: Sequence[str] = (),
+        larger: Mapping[str, int] | None = None,
         cors: Cors | None = None,
     ) -> None:
         self._app = app
@@ -66,6 +73,7 @@ class Edge:
         self._log_requests = log_requests
         self._on_response = on_response
         self._uploads = tuple(uploads)
+        self._larger = dict(larger or {})
         self._cors = cors
         self._headers = protective_headers(settings)
 
@@ -79,6 +87,9 @@ class Edge:
         request_id = accept_request_id(None if offered is None else offered.decode("latin-1"))
         state: dict[str, Any] = scope.setdefault("state", {})
         state["request_id"] = request_id
+        exchange = None
+        if tracing.active is not None and scope["method"] in _METHODS:
+            exchange = begin_exchange(tracing.active, scope, scope["method"])
         added, preflight = self._headers, None
         if self._cors is not None and (origin := headers.get(b"origin")) is not None:
             added = [*added, *self._cors.told(origin)]
@@ -104,6 +115,8 @@ class Edge:
                 _log_request(scope, answer.status, seconds)
             if self._on_response is not None:
                 self._on_response(scope, answer.status, seconds)
+            if exchange is not None:
+                end_exchange(exchange, scope, route_of(scope), answer.status)
 
     def _judge(self, scope: Scope, headers: dict[bytes, bytes]) -> None:
         """Raises for what no route should see."""
@@ -115,6 +128,8 @@ class Edge:
             raise NotFound("There is nothing at this path.")
         if _UNPRINTABLE.search(path):
             raise BadRequest("The path contains characters that no path here has.")
+        if b"%" in (query := scope["query_string"]):
+            _judge_query(query)
         if headers.get(b"content-encoding", b"identity") != b"identity":
             raise UnsupportedContent("Compressed request bodies are not accepted: omit Content-Encoding.")
 
@@ -124,8 +139,8 @@ class Edge:
         size = 0 if length is None else int(length)
         if self._uploads and path.startswith(self._uploads):
             return
-        if size > self._max_body_bytes:
-            raise too_large(self._max_body_bytes)
+        if size > self._max_body_bytes and size > (most := self._larger.get(path, self._max_body_bytes)):
+            raise too_large(most)
         if (
             method in _WITH_BODY
             and (size > 0 or b"transfer-encoding" in headers)
@@ -172,6 +187,16 @@ def route_of(scope: Scope) -> str:
     if route is None:
         return "other"
     return getattr(route, "path", "other")
+
+
+def _judge_query(query: bytes) -> None:
+    """Whoever decodes it later would put U+FFFD for what is no UTF-8, and PostgreSQL stores no NUL."""
+    try:
+        text = unquote_to_bytes(query).decode()
+    except UnicodeDecodeError:
+        raise BadRequest("The query string is not UTF-8 once it is decoded.") from None
+    if _NO_TEXT.search(text):
+        raise BadRequest("The query string contains control characters.")
 
 
 def _is_json(content_type: bytes | None) -> bool:

@@ -7,15 +7,18 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.deps import authenticate, broker_of
-from api.json_body import parse_object
-from api.openai_v1.schemas import ChatCompletion, ErrorAnswer, check_chat_completion
-from api.plan import choose_plan
+from api.deps import Broker, authenticate, broker_of
+from api.openai_v1.schemas import ChatCompletion, ErrorAnswer
 from api.request_body import read_body
 from api.sse import AS_STORED
-from api.submit import Submission, as_stored, submit
+from api.submission import Submission, as_stored
+from api.submit import submit
 from shared.domain.job import JobKind, Surface
+from shared.domain.principal import Principal
 from shared.domain.roles import Permission
+from shared.requests.chat import check_chat_completion
+from shared.requests.json_body import parse_object
+from shared.routing.choice import choose_plan
 
 router: Final = APIRouter()
 
@@ -54,11 +57,17 @@ async def chat_completions(request: Request) -> Response:
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.INFERENCE)
     body = await read_body(request.receive, limit=via.settings.api.max_body_bytes)
-    document = parse_object(body)
+    return await submit(chat_call(parse_object(body), body, request, principal, via), request, principal, via)
+
+
+def chat_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """`body`: the bytes that say the same as `document`, if any do. Raises what is wrong with it."""
     check_chat_completion(document)
     options = document.get("stream_options")
-    plan = choose_plan(document, JobKind.CHAT, request, principal, via)
-    call = Submission(
+    plan = choose_plan(document, JobKind.CHAT, request.scope["headers"], principal, via)
+    return Submission(
         kind=JobKind.CHAT,
         document=document,
         body=None if plan.rewritten else body,
@@ -70,5 +79,5 @@ async def chat_completions(request: Request) -> Response:
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         render_body=as_stored,
         form=AS_STORED,
+        detachable=True,
     )
-    return await submit(call, request, principal, via)

@@ -8,14 +8,18 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
+from api.deps import Broker
 from api.openai_v1.schemas import ErrorAnswer
-from api.openai_v1.vector_schemas import MAX_INPUT_NODES, Completion, CompletionRequest
-from api.plan import choose_plan
+from api.openai_v1.vector_schemas import Completion
 from api.posted import posted
 from api.sse import AS_STORED
-from api.submit import Submission, as_stored, submit
+from api.submission import Submission, as_stored
+from api.submit import submit
 from shared.domain.job import JobKind, Surface
+from shared.domain.principal import Principal
+from shared.requests.checking import check
+from shared.requests.vectors import MAX_INPUT_NODES, CompletionRequest
+from shared.routing.choice import choose_plan
 
 router: Final = APIRouter()
 
@@ -44,14 +48,21 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 async def completions(request: Request) -> Response:
     """Continues a prompt. Models made for chat are asked through chat, where one prompt is one text."""
     asked = await posted(request, max_nodes=MAX_INPUT_NODES)
-    document, via = asked.document, asked.via
+    call = completion_call(asked.document, asked.body, request, asked.principal, asked.via)
+    return await submit(call, request, asked.principal, asked.via)
+
+
+def completion_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`."""
     check(_COMPLETION_REQUEST, document)
     options = document.get("stream_options")
-    plan = choose_plan(document, JobKind.COMPLETION, request, asked.principal, via)
-    call = Submission(
+    plan = choose_plan(document, JobKind.COMPLETION, request.scope["headers"], principal, via)
+    return Submission(
         kind=JobKind.COMPLETION,
         document=document,
-        body=None if plan.rewritten else asked.body,
+        body=None if plan.rewritten else body,
         plan=plan.targets,
         fallback_on=plan.fallback_on,
         asked=plan.asked,
@@ -60,5 +71,5 @@ async def completions(request: Request) -> Response:
         include_usage=isinstance(options, dict) and options.get("include_usage") is True,
         render_body=as_stored,
         form=AS_STORED,
+        detachable=True,
     )
-    return await submit(call, request, asked.principal, via)

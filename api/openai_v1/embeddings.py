@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-import orjson
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
+from api.deps import Broker
 from api.openai_v1.schemas import ErrorAnswer
-from api.openai_v1.vector_schemas import MAX_INPUT_NODES, EmbeddingList, EmbeddingOptions
-from api.plan import choose_plan
+from api.openai_v1.vector_schemas import EmbeddingList
 from api.posted import posted
+from api.renderers import register_render
 from api.sse import AS_STORED
-from api.submit import Submission, submit
+from api.submission import Submission
+from api.submit import submit
 from shared.domain.job import JobKind, Surface
-from shared.queue.frames import Result
+from shared.domain.principal import Principal
+from shared.queue.answers import with_usage
+from shared.requests.checking import check
+from shared.requests.vectors import MAX_INPUT_NODES, EmbeddingOptions
+from shared.routing.choice import choose_plan
 
 router: Final = APIRouter()
 
@@ -46,30 +50,30 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 async def embeddings(request: Request) -> Response:
     """A vector for each input, as numbers or base64 whichever of them the provider speaks."""
     asked = await posted(request, max_nodes=MAX_INPUT_NODES)
-    document, via = asked.document, asked.via
+    call = embedding_call(asked.document, asked.body, request, asked.principal, asked.via)
+    return await submit(call, request, asked.principal, asked.via)
+
+
+def embedding_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`."""
     check(_EMBEDDING_REQUEST, document)
-    plan = choose_plan(document, JobKind.EMBEDDINGS, request, asked.principal, via)
-    call = Submission(
+    plan = choose_plan(document, JobKind.EMBEDDINGS, request.scope["headers"], principal, via)
+    return Submission(
         kind=JobKind.EMBEDDINGS,
         document=document,
-        body=None if plan.rewritten else asked.body,
+        body=None if plan.rewritten else body,
         plan=plan.targets,
         fallback_on=plan.fallback_on,
         asked=plan.asked,
         surface=Surface.OPENAI,
         stream=False,
         include_usage=True,
-        render_body=_with_usage,
+        render_body=with_usage,
         form=AS_STORED,
+        detachable=True,
     )
-    return await submit(call, request, asked.principal, via)
 
 
-def _with_usage(result: Result) -> bytes:
-    """Callers count on `usage`: it is our estimate where the provider did not say."""
-    body = result.body or b"{}"
-    # Quotes inside a JSON string are escaped, so this finds a field.
-    if b'"usage":{' in body:
-        return body
-    tokens = result.head.prompt_tokens
-    return orjson.dumps({**orjson.loads(body), "usage": {"prompt_tokens": tokens, "total_tokens": tokens}})
+register_render(Surface.OPENAI, JobKind.EMBEDDINGS, lambda result, _: with_usage(result))

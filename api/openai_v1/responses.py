@@ -9,22 +9,28 @@ from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
 from api.deps import Broker, authenticate, broker_of
-from api.idempotency import claim_job_id, key_of
-from api.json_body import parse_object
+from api.idempotency import claim_job_id, digest_of, key_of
+from api.kept import find as find_row
+from api.openai_v1 import background
 from api.openai_v1 import responses_schemas as schemas
-from api.openai_v1.responses_schemas import check_response_request
+from api.openai_v1.background import check_background
 from api.openai_v1.responses_stored import StoredResponse, answer_of, find, go_on_from, input_items
 from api.openai_v1.schemas import ErrorAnswer
-from api.plan import choose_plan
 from api.request_body import read_body
 from api.responses import json_response
-from api.resume import register_form, resume
+from api.resume import register_form
 from api.sse import NAMED
-from api.submit import Submission, as_stored, submit
-from shared.domain.job import JobKind, Surface
+from api.stopping import drop_result
+from api.submission import Submission, as_stored
+from api.submit import submit
+from shared.domain.job import OWN_ROW, JobKind, Surface
 from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.errors import BadRequest, Conflict, JobLost
+from shared.requests.checking import fault
+from shared.requests.json_body import parse_object
+from shared.requests.responses import check_response_request
+from shared.routing.choice import choose_plan
 
 router: Final = APIRouter()
 FORM: Final = register_form(Surface.RESPONSES, NAMED)
@@ -55,10 +61,11 @@ async def create(request: Request) -> Response:
     """OpenAI's responses for every provider: `model` is a bare name, `provider/model` or a route.
 
     Parameters unknown here are passed on. A response is kept for a day unless `store` is
-    false; `previous_response_id` goes on from it, with whatever model. `truncation: "auto"` is
-    understood and not done: an input that is too long is the provider's error, and the
+    false; `previous_response_id` goes on from it, with whatever model. `background: true` answers at
+    once with a response that waits, and is done whatever becomes of the connection. `truncation:
+    "auto"` is understood and not done: an input that is too long is the provider's error, and the
     response says `disabled`. What only OpenAI's own service can do (its tools, conversations,
-    background, encrypted reasoning) answers 400 and is named.
+    encrypted reasoning) answers 400 and is named.
     """
     via = broker_of(request)
     principal = await authenticate(request, via, Permission.INFERENCE)
@@ -66,6 +73,7 @@ async def create(request: Request) -> Response:
     body = await read_body(request.receive, limit=limit)
     document = parse_object(body)
     check_response_request(document)
+    check_background(document)
     sent = None
     if document.get("previous_response_id") is not None:
         sent = {name: value for name, value in document.items() if name != "timeout_seconds"}
@@ -75,8 +83,37 @@ async def create(request: Request) -> Response:
             # What it goes on from may be gone by now, and the answer to it still be there.
             if not await _is_answered(request, principal, via, stream=document.get("stream") is True):
                 raise
-    plan = choose_plan(document, JobKind.RESPONSES, request, principal, via)
-    call = Submission(
+    call = response_call(document, body, request, principal, via, sent=sent)
+    if document.get("background") is True and not (call.stream and "last-event-id" in request.headers):
+        return await background.accept(call, request, principal, via)
+    return await submit(call, request, principal, via)
+
+
+def job_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`. A job needs no connection: it is in the background, and `/v1/responses` has it too."""
+    check_response_request(document)
+    check_background(document)
+    if document.get("store") is not False:
+        document["background"] = True
+    if document.get("previous_response_id") is not None:
+        raise fault("previous_response_id", "is understood at /v1/responses alone")
+    return response_call(document, body, request, principal, via)
+
+
+def response_call(
+    document: dict[str, Any],
+    body: bytes | None,
+    request: Request,
+    principal: Principal,
+    via: Broker,
+    *,
+    sent: dict[str, Any] | None = None,
+) -> Submission:
+    """Of a checked request that has all it goes on from; `sent`: as it came, where that is not the same."""
+    plan = choose_plan(document, JobKind.RESPONSES, request.scope["headers"], principal, via)
+    return Submission(
         kind=JobKind.RESPONSES,
         document=document,
         body=None if plan.rewritten else body,
@@ -92,8 +129,8 @@ async def create(request: Request) -> Response:
         retain_seconds=(
             None if document.get("store") is False else via.settings.api.responses_retain_seconds
         ),
+        detachable=True,
     )
-    return await submit(call, request, principal, via)
 
 
 async def _is_answered(request: Request, principal: Principal, via: Broker, *, stream: bool) -> bool:
@@ -103,7 +140,8 @@ async def _is_answered(request: Request, principal: Principal, via: Broker, *, s
     key = key_of(request.headers)
     if key is None:
         return False
-    _, is_job = await claim_job_id(key, principal, Surface.RESPONSES, JobKind.RESPONSES, via.producer)
+    digest = digest_of(key, principal, Surface.RESPONSES, JobKind.RESPONSES)
+    _, is_job = await claim_job_id(digest, via.producer)
     return is_job
 
 
@@ -128,14 +166,11 @@ async def retrieve(
     found = await find(response_id, principal, via)
     if not stream:
         return json_response(await answer_of(found, via), [])
-    job, result = found.stored.job, found.stored.result
-    if not job.stream:
+    if not found.job.stream:
         raise BadRequest("This response was not streamed: it has no events to read.", param="stream")
     # Events of a job are counted from 1, those of a response from 0.
-    ordinal = 0 if starting_after is None else starting_after + 1
-    if result is not None and ordinal > result.last:
-        raise BadRequest("This response has no such event.", param="starting_after")
-    return await resume(f"{job.id}:{ordinal}", request, principal, via, surface=Surface.RESPONSES)
+    after = 0 if starting_after is None else starting_after + 1
+    return await background.read_on(found, after, request, principal, via)
 
 
 @router.delete(
@@ -147,10 +182,15 @@ async def retrieve(
 )
 async def delete(request: Request, response_id: str) -> Response:
     """It cannot be read or continued any more. Responses that went on from it keep what it said."""
-    found = await _found(request, response_id)
-    job = found.stored.job
+    via = broker_of(request)
+    principal = await authenticate(request, via, Permission.INFERENCE)
+    found = await find(response_id, principal, via)
+    if found.result is None:
+        raise Conflict("This response is still in progress.")
+    if found.job.row == OWN_ROW:
+        await drop_result(await find_row(found.job_id, principal.account, via), request, via)
     # Missing by now: somebody else deleted it meanwhile, or this very call did and its reply was lost.
-    if await broker_of(request).producer.forget(job.id, job.account) == "running":
+    elif await via.producer.forget(found.job_id, principal.account) == "running":
         raise Conflict("This response is still in progress.")
     return json_response(orjson.dumps({"id": response_id, "object": "response", "deleted": True}), [])
 
@@ -192,13 +232,18 @@ async def list_input_items(
 @router.post(
     "/v1/responses/{response_id}/cancel",
     summary="Cancel a response",
+    response_model=schemas.Response,
     responses={400: {"model": ErrorAnswer}, **_ERRORS},
     tags=["OpenAI"],
 )
 async def cancel(request: Request, response_id: str) -> Response:
-    """Only one in the background could be cancelled; any other ends when its caller leaves."""
-    await _found(request, response_id)
-    raise BadRequest("Only a response in the background can be cancelled.")
+    """One in the background: a provider that works on it is cut off, and what it took is charged. One that
+    has ended stays as it is. Any other ends when its caller leaves.
+    """
+    via = broker_of(request)
+    principal = await authenticate(request, via, Permission.INFERENCE)
+    found = await find(response_id, principal, via)
+    return json_response(await background.cancel(found, request, principal, via), [])
 
 
 async def _found(request: Request, response_id: str) -> StoredResponse:

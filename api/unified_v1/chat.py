@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Final
 
 import orjson
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from api.checking import refuse_several_answers
 from api.conversation import take_turn
-from api.deps import authenticate, broker_of
-from api.json_body import parse_object
+from api.deps import Broker, authenticate, broker_of
 from api.named_target import take_plan
+from api.renderers import register_render
 from api.request_body import read_body
 from api.resume import register_form
 from api.sse import AS_STORED, StreamForm
-from api.submit import Submission, submit
+from api.submission import Submission
+from api.submit import submit
 from api.unified_v1.schemas import ChatAnswer, ErrorAnswer, check_chat
 from shared.domain.job import JobKind, Surface
+from shared.domain.principal import Principal
 from shared.domain.roles import Permission
 from shared.queue.frames import Result
+from shared.requests.checking import fault, refuse_several_answers
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter()
 
@@ -65,11 +69,37 @@ async def chat(request: Request) -> Response:
     check_chat(document)
     sent = dict(document) if "conversation_id" in document else None
     turn = await take_turn(document, request, principal, via)
+    call = unified_chat_call(document, None, request, principal, via, sent=sent)
+    # What is kept of a conversation is kept while its caller listens.
+    response = await submit(replace(call, detachable=turn is None), request, principal, via)
+    return response if turn is None else await turn.answered(response)
+
+
+def job_chat_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`."""
+    check_chat(document)
+    if document.get("conversation_id") is not None:
+        raise fault("conversation_id", "is for requests whose caller waits for the answer")
+    return unified_chat_call(document, body, request, principal, via)
+
+
+def unified_chat_call(
+    document: dict[str, Any],
+    _: bytes | None,
+    request: Request,
+    principal: Principal,
+    via: Broker,
+    *,
+    sent: dict[str, Any] | None = None,
+) -> Submission:
+    """Of a checked request without `conversation_id`; `sent`: as it came, where that had one."""
     plan = take_plan(document, JobKind.CHAT, request, principal, via)
     stream = document.get("stream") is True
     if stream:
         refuse_several_answers(document)
-    call = Submission(
+    return Submission(
         kind=JobKind.CHAT,
         document=document,
         body=None,
@@ -82,9 +112,8 @@ async def chat(request: Request) -> Response:
         render_body=_unified_answer,
         form=FORM,
         sent=sent,
+        detachable=True,
     )
-    response = await submit(call, request, principal, via)
-    return response if turn is None else await turn.answered(response)
 
 
 def _unified_answer(result: Result) -> bytes:
@@ -126,3 +155,4 @@ def render_event(event: bytes) -> bytes:
 
 FORM: Final = register_form(Surface.UNIFIED, StreamForm(render_event))
 register_form(Surface.OPENAI, AS_STORED)
+register_render(Surface.UNIFIED, JobKind.CHAT, lambda result, _: _unified_answer(result))

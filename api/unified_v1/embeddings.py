@@ -9,16 +9,20 @@ from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 from starlette.responses import Response
 
-from api.checking import check
+from api.deps import Broker
 from api.named_target import take_plan
-from api.openai_v1.vector_schemas import MAX_INPUT_NODES
 from api.posted import posted
+from api.renderers import register_render
 from api.sse import AS_STORED
-from api.submit import Submission, submit
+from api.submission import Submission
+from api.submit import submit
 from api.unified_v1.schemas import ErrorAnswer
 from api.unified_v1.vector_schemas import EmbeddingRequest, EmbeddingsAnswer
 from shared.domain.job import JobKind, Surface
+from shared.domain.principal import Principal
 from shared.queue.frames import Result
+from shared.requests.checking import check
+from shared.requests.vectors import MAX_INPUT_NODES
 
 router: Final = APIRouter()
 
@@ -47,10 +51,17 @@ _REQUEST_BODY: Final[dict[str, Any]] = {
 async def embeddings(request: Request) -> Response:
     """A list of vectors in the order of the inputs, also where there is only one."""
     asked = await posted(request, max_nodes=MAX_INPUT_NODES)
-    document, via = asked.document, asked.via
+    call = unified_embedding_call(asked.document, asked.body, request, asked.principal, asked.via)
+    return await submit(call, request, asked.principal, asked.via)
+
+
+def unified_embedding_call(
+    document: dict[str, Any], body: bytes | None, request: Request, principal: Principal, via: Broker
+) -> Submission:
+    """See `chat_call`."""
     check(_EMBEDDING_REQUEST, document)
-    plan = take_plan(document, JobKind.EMBEDDINGS, request, asked.principal, via)
-    call = Submission(
+    plan = take_plan(document, JobKind.EMBEDDINGS, request, principal, via)
+    return Submission(
         kind=JobKind.EMBEDDINGS,
         document=document,
         body=None,
@@ -62,8 +73,8 @@ async def embeddings(request: Request) -> Response:
         include_usage=True,
         render_body=_vectors,
         form=AS_STORED,
+        detachable=True,
     )
-    return await submit(call, request, asked.principal, via)
 
 
 def _vectors(result: Result) -> bytes:
@@ -75,3 +86,6 @@ def _vectors(result: Result) -> bytes:
             "usage": {"total_tokens": result.head.prompt_tokens + result.head.completion_tokens},
         }
     )
+
+
+register_render(Surface.UNIFIED, JobKind.EMBEDDINGS, lambda result, _: _vectors(result))

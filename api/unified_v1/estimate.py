@@ -8,7 +8,6 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from api.deps import Broker, authenticate, broker_of
-from api.json_body import parse_object
 from api.named_target import take_plan
 from api.request_body import read_body
 from api.unified_v1.model_schemas import CostEstimate, check_estimate
@@ -19,6 +18,7 @@ from shared.errors import InvalidRequest, ModelNotFound
 from shared.money import MICRO_PER_USD
 from shared.providers.duties import estimate_cost
 from shared.providers.profile import Capability
+from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(tags=["Unified"])
 

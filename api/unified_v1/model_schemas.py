@@ -9,24 +9,27 @@ from typing import Annotated, Any, Final, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, with_config
 from typing_extensions import TypedDict
 
-from api.error_views import from_pydantic
-from api.openai_v1.schemas import Model
 from api.unified_v1.schemas import Provider
 from shared.domain.conditions import BreakerState
 from shared.domain.job import FallbackOn, JobKind
 from shared.providers.duties import QuotaState
 from shared.providers.model_lists import ProviderStatus
 from shared.providers.profile import Capability
+from shared.requests.chat import Model
+from shared.requests.problems import from_pydantic
 from shared.routing.routing_file import Policy
 
 
 class ModelPrices(BaseModel):
-    """US dollars per million tokens."""
+    """US dollars per million tokens. `cache_write`: of what the provider keeps of a prompt for minutes, and
+    `cache_write_1h` for an hour; null where that costs nothing more.
+    """
 
     prompt: float
     cached_prompt: float
     completion: float
     cache_write: float | None = None
+    cache_write_1h: float | None = None
 
 
 class ModelCapabilities(BaseModel):
@@ -160,7 +163,7 @@ class CostEstimate(BaseModel):
     note: str | None = None
 
 
-_ESTIMATED: Final = frozenset(JobKind) - {JobKind.CREDENTIAL_CHECK}
+_ESTIMATED: Final = frozenset(JobKind) - {JobKind.CREDENTIAL_CHECK, JobKind.PROVIDER_BATCH}
 
 
 def _known_kind(kind: str) -> str:

@@ -60,10 +60,11 @@ def _view(name: str, owner: str, model: Model | ListedModel | None, via: Broker)
 def _prices(prices: Prices | None) -> ModelPrices | None:
     if prices is None:
         return None
-    written = prices.cache_write
+    minutes, hour = prices.cache_write, prices.cache_write_1h
     return ModelPrices(
         prompt=prices.prompt / MICRO_PER_USD,
         cached_prompt=prices.cached_prompt / MICRO_PER_USD,
         completion=prices.completion / MICRO_PER_USD,
-        cache_write=None if written is None else written / MICRO_PER_USD,
+        cache_write=None if minutes is None else minutes / MICRO_PER_USD,
+        cache_write_1h=None if hour is None else hour / MICRO_PER_USD,
     )

@@ -8,9 +8,9 @@ from typing import Annotated, Literal, Required
 from pydantic import BaseModel, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from api.fallbacks import FallbackModels
-from api.openai_v1.schemas import Model
 from shared.domain.job import FallbackOn
+from shared.requests.chat import Model
+from shared.routing.fallbacks import FallbackModels
 
 
 @with_config(ConfigDict(extra="forbid", strict=True))

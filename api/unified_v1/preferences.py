@@ -7,10 +7,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 from pydantic import TypeAdapter
 
-from api.checking import check, fault
 from api.database import within_reach
 from api.deps import Broker, authenticate, broker_of
-from api.fallbacks import FIELD, refuse_presets
 from api.posted import posted
 from api.unified_v1.preference_schemas import PreferenceIn, PreferenceOut
 from api.unified_v1.schemas import ErrorAnswer
@@ -22,6 +20,8 @@ from shared.domain.principal import Preference
 from shared.domain.roles import Permission
 from shared.errors import NotFound
 from shared.ids import AccountId
+from shared.requests.checking import check, fault
+from shared.routing.fallbacks import FIELD, refuse_presets
 from shared.routing.table import CALLERS_CHOICE
 
 router: Final = APIRouter(prefix="/api/v1/preferences", tags=["Unified"])

@@ -9,7 +9,6 @@ from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 from redis.exceptions import RedisError
 
-from api.admission import Admission
 from api.deps import authenticate, broker_of
 from api.unified_v1.schemas import ErrorAnswer
 from shared.clock import SystemClock
@@ -18,6 +17,7 @@ from shared.domain.allowance import Scope
 from shared.domain.roles import Permission
 from shared.errors import Overloaded
 from shared.ids import AccountId
+from shared.limits.admission import Admission
 from shared.limits.reservations import Counted, Unknown
 from shared.limits.rules import ONLY_COUNTED, RuleSet
 from shared.money import MICRO_PER_USD
@@ -78,7 +78,7 @@ async def quota(
     counted = await _counted(via.admission, principal.account, rules)
     now = SystemClock().now()
     limits = [_status(one, now) for one in counted]
-    costs = {"s": estimate_usd, "t": 0}
+    costs = {"s": estimate_usd, "t": 1}
     reached = next(
         (
             status

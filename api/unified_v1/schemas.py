@@ -7,8 +7,8 @@ from typing import Annotated, Any, Final, Literal, Required
 
 from pydantic import BaseModel, ConfigDict, StringConstraints, TypeAdapter, ValidationError, with_config
 
-from api.error_views import from_pydantic
-from api.openai_v1.schemas import ChatOptions, Messages, Model
+from shared.requests.chat import ChatOptions, Messages, Model
+from shared.requests.problems import from_pydantic
 
 Provider = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 

@@ -6,8 +6,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, with_config
 
-from api.openai_v1.vector_schemas import EmbeddingOptions, RerankOptions
 from api.unified_v1.schemas import Provider
+from shared.requests.vectors import EmbeddingOptions, RerankOptions
 
 _LENIENT = ConfigDict(extra="allow", strict=True)
 

@@ -9,6 +9,7 @@ a deterministic answer; with one it fails in the way asked for.
     POST .../messages           Anthropic, plain and SSE, tools, errors
     POST .../embeddings, completions, rerank, pipeline/...   see endpoints.py
     GET  .../models[/{id}]      OpenAI's form; Anthropic's with `anthropic-version`
+    ...  .../files, .../batches, .../messages/batches   see batches.py
     GET  /health
     POST /_script  DELETE /_script   queue cues for later calls, forget them
     GET  /_calls   DELETE /_calls    what was called, forget it

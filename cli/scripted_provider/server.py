@@ -24,6 +24,7 @@ import orjson
 
 from cli.scripted_provider import anthropic, endpoints, openai, token_count
 from cli.scripted_provider.answers import compose
+from cli.scripted_provider.batches import Batches, Refusal
 from cli.scripted_provider.call_log import Call, CallLog, Outcome
 from cli.scripted_provider.control import control
 from cli.scripted_provider.cues import BadCue, Cue, CueSheet, split_directive
@@ -65,6 +66,7 @@ class Provider:
     golden: Path | None = None
     records: bool = False
     pending: dict[str, "Pending"] = field(default_factory=dict)
+    batches: Batches = field(default_factory=Batches)
 
     def stop(self) -> None:
         for connection in list(self.connections):
@@ -201,6 +203,9 @@ class Connection(asyncio.Protocol):
     def _serve(self, request: Request) -> None:
         self._is_busy, self._keep_alive = True, request.keep_alive
         path = request.path
+        if self._provider.batches.serves(path):
+            self._batch(request)
+            return
         if request.method == "POST":
             for suffix, dialect in _DIALECTS.items():
                 if path.endswith(suffix):
@@ -349,8 +354,47 @@ class Connection(asyncio.Protocol):
             body = dialect.render_model(model, second) if model else dialect.render_models(second)
         self._send_whole(_plain_reply(status, body, date, dialect.render_headers(request_id)))
 
+    def _batch(self, request: Request) -> None:
+        dialect: Dialect = anthropic if "/messages/" in request.path else openai
+        status, request_id = 200, b"req_batch"
+        try:
+            _check_credential(request.headers)
+            body = self._provider.batches.answer(
+                request.method, request.path, request.query, request.headers, request.body, self._ask
+            )
+        except (Refused, Refusal) as refused:
+            status = refused.status
+            body = dialect.render_error(
+                status=status, message=refused.message, code=None, parameter=None, request_id=request_id
+            )
+        date = self._provider.clock.read()[2]
+        self._send_whole(_plain_reply(status, body, date, dialect.render_headers(request_id)))
+
+    def _ask(self, path: str, body: dict[str, Any]) -> tuple[int, str | None, bytes]:
+        """A request that came in a batch: its status, the name of its cue, its answer."""
+        suffix, dialect = next((s, d) for s, d in _DIALECTS.items() if path.endswith(s))
+        dialect = _SPOKEN.get((_first_segment(path), suffix), dialect)
+        number = self._provider.log.next_number()
+        request_id = b"req_%08d" % number
+        cue: Cue | None = None
+        try:
+            prompt = dialect.read_prompt(body)
+            directive, text = split_directive(prompt.text)
+            prompt = replace(prompt, text=text)
+            cue = self._provider.cues.cue_for(header=None, directive=directive, text=text)
+        except (BadPrompt, BadCue) as exc:
+            return 400, None, _error_of(dialect, 400, str(exc), request_id)
+        if cue is not None and cue.status is not None and cue.status >= 400:
+            return cue.status, cue.name, _error_of(dialect, cue.status, "Scripted.", request_id)
+        answer = compose(prompt, cue, token=f"{number:08d}", created=self._provider.clock.read()[1])
+        return 200, cue.name if cue else None, dialect.render_answer(answer)
+
     async def _control(self, request: Request) -> None:
         provider = self._provider
+        if request.path == "/_batches":
+            status, body = provider.batches.control(request.method, request.body)
+            self._send_whole(_plain_reply(status, body, provider.clock.read()[2], b""))
+            return
         status, body = await control(
             request.method,
             request.path,
@@ -448,6 +492,12 @@ def _check_credential(headers: dict[bytes, bytes]) -> None:
         raise Refused(401, _NO_CREDENTIAL)
     if wanted := _ANSWERS_TO_KEYS.search(credential):
         raise Refused(int(wanted[1]), "This credential is not answered well.")
+
+
+def _error_of(dialect: Dialect, status: int, message: str, request_id: bytes) -> bytes:
+    return dialect.render_error(
+        status=status, message=message, code=None, parameter=None, request_id=request_id
+    )
 
 
 def _check_is_there(dialect: Dialect) -> None:

@@ -11,7 +11,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from shared.clock import Clock
 from shared.db.engine import DATABASE_ERRORS, writing
-from shared.db.repositories import audit, conversations, refresh_tokens, usage
+from shared.db.repositories import (
+    audit,
+    batch_lines,
+    batches,
+    conversations,
+    jobs,
+    refresh_tokens,
+    usage,
+    webhooks,
+)
 from shared.settings import Settings
 
 BATCH: Final = 500
@@ -27,6 +36,10 @@ async def remove_old(database: AsyncEngine, settings: Settings, *, clock: Clock)
         ("usage", settings.usage_retain_days, usage.remove_before),
         ("audit", settings.audit_retain_days, audit.remove_before),
         ("conversations", settings.conversation_retain_days, conversations.remove_before),
+        ("jobs", settings.jobs.retain_days, jobs.remove_before),
+        ("webhooks", settings.webhook_retain_days, webhooks.remove_before),
+        ("batch lines", settings.jobs.retain_days, batch_lines.remove_before),
+        ("batches", settings.jobs.retain_days, batches.remove_before),
     ]
     removed: dict[str, int] = {}
     try:
@@ -34,6 +47,7 @@ async def remove_old(database: AsyncEngine, settings: Settings, *, clock: Clock)
             if days:
                 before = clock.now() - timedelta(days=days)
                 removed[name] = await _all_of(database, lambda c, r=remove, b=before: r(c, b, limit=BATCH))  # type: ignore[misc]
+        removed["results"] = await _all_of(database, lambda c: jobs.drop_results(c, clock.now(), limit=BATCH))
         async with writing(database) as connection:
             removed["sessions"] = await refresh_tokens.remove_expired(connection, clock.now())
     except DATABASE_ERRORS as exc:

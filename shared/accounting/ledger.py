@@ -11,28 +11,32 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from loguru import logger
-from redis.exceptions import ResponseError
+from redis.exceptions import OutOfMemoryError, ResponseError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from shared import keyspace
 from shared.clock import Clock, SystemClock
-from shared.db.engine import writing
+from shared.db.engine import refuses_the_data, writing
 from shared.db.repositories import usage
 from shared.db.repositories.usage import SettledJob
-from shared.domain.job import Job, UnknownEnvelope
-from shared.domain.usage import Attempt, Settlement
+from shared.domain.job import Job, JobKind, UnknownEnvelope
+from shared.domain.usage import LARGEST_COUNT, Attempt, Settlement
 from shared.ids import AccountId
-from shared.limits.reservations import Count, Reservations
+from shared.limits.reservations import Count, Ended, Reservations
+from shared.observability import metrics
 from shared.queue.redis_link import RedisArg, RedisLink
 
 BATCH: Final = 500
 CLAIM_IDLE_SECONDS: Final = 30.0
 """How long an entry may lie with a writer before another takes it: the writer is dead."""
+_CURRENT_SECONDS: Final = 15
+"""How long its word counts that it has read all there was: longer than it waits for usage."""
 _ACKNOWLEDGE: Final = """
 for i = 2, #ARGV do
   redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
@@ -45,7 +49,7 @@ redis.call('XACK', KEYS[1], ARGV[1], ARGV[2])
 redis.call('XDEL', KEYS[1], ARGV[2])
 """
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
-_BIGINT: Final = range(-(2**63), 2**63)
+_COUNTS: Final = range(LARGEST_COUNT + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +104,7 @@ class LedgerWriter:
         self._unfinished = set(self._shards)
         """Shards in which entries may be with us and not acknowledged: at the start, after a failure."""
         self._turn = 0
+        self._next_say = self._clock.monotonic()
 
     async def settle_once(self, block_ms: int) -> int:
         """Write what waits, up to a batch a shard; returns how many entries were taken off the streams.
@@ -110,9 +115,13 @@ class LedgerWriter:
         """
         settled = 0
         # First of all: while the database is away, nothing behind the first write is reached.
+        behind_on_rows = self._unfinished.issuperset(self._shards)
         for shard in self._shards:
             if shard in self._unfinished:
                 await self._settle_reservations_of_new(shard)
+        if behind_on_rows:
+            # With the database away too, all that ended was heard of.
+            await self._say_it_is_current()
         if self._clock.monotonic() >= self._next_claim:
             behind = set(self._unfinished)
             settled += await self._settle_claimed()
@@ -124,11 +133,22 @@ class LedgerWriter:
                 settled += await self._settle_unfinished(shard)
             else:
                 settled += await self._settle(shard, await self._read(shard, ">"))
+        if settled < BATCH:
+            await self._say_it_is_current()
         if settled == 0 and block_ms > 0:
             # One shard in turn: streams of several slots cannot be read by one command of a cluster.
             self._turn = (self._turn + 1) % len(self._shards)
             settled = await self._settle(self._turn, await self._read(self._turn, ">", block_ms=block_ms))
         return settled
+
+    async def _say_it_is_current(self) -> None:
+        """So that reservations lapse of jobs it would have heard of by now, and of no others."""
+        now = self._clock.monotonic()
+        if now >= self._next_say:
+            # On a full Redis nothing lapses, and the ledger goes on.
+            with suppress(OutOfMemoryError):
+                await self._link.execute("SET", keyspace.LEDGER_CURRENT, "1", "EX", _CURRENT_SECONDS)
+            self._next_say = now + _CURRENT_SECONDS / 5
 
     async def _settle_reservations_of_new(self, shard: int) -> None:
         """So that budgets do not wait for a database that is away. The entries are then unfinished ones."""
@@ -142,22 +162,16 @@ class LedgerWriter:
 
     async def _settle_reservations(self, batch: Sequence[SettledJob]) -> None:
         """Raises RedisError; again changes nothing."""
-        held = [settled for settled in batch if settled.job.held]
-        counts = await asyncio.gather(
-            *(
-                self._reservations.settle(
-                    settled.job.account,
-                    settled.job.id,
-                    tokens=settled.settlement.usage.total_tokens,
-                    micro_usd=settled.settlement.cost_micro_usd,
-                    ended_at=settled.settled_at,
-                )
-                for settled in held
-            )
-        )
+        held: dict[AccountId, list[Ended]] = {}
+        for settled in batch:
+            if settled.job.held:
+                tokens = settled.settlement.usage.total_tokens
+                ended = Ended(settled.job.id, tokens, settled.cost_micro_usd, settled.settled_at)
+                held.setdefault(settled.job.account, []).append(ended)
+        counts = await asyncio.gather(*(self._reservations.settle_all(*of_one) for of_one in held.items()))
         if self._on_counts is not None:
-            for settled, found in zip(held, counts, strict=True):
-                self._on_counts(settled.job.account, found)
+            for account, found in zip(held, counts, strict=True):
+                self._on_counts(account, found)
 
     async def _settle_unfinished(self, shard: int) -> int:
         """What was delivered to this consumer and not acknowledged."""
@@ -194,13 +208,49 @@ class LedgerWriter:
                 accepted.append(entry)
         if batch:
             await self._settle_reservations(batch)
-            async with writing(self._engine) as connection:
-                await usage.record_settlements(connection, batch, markup_percent=self._markup_percent)
-            await self._acknowledge(shard, accepted)
+            refused = await self._write(batch)
+            rejected += [(entry, refused[at]) for at, entry in enumerate(accepted) if at in refused]
+            await self._acknowledge(shard, [entry for at, entry in enumerate(accepted) if at not in refused])
         for entry, reason in rejected:
             await self._reject(shard, entry, reason)
         self._unfinished.discard(shard)
         return len(entries)
+
+    async def _write(self, batch: Sequence[SettledJob]) -> dict[int, str]:
+        """Places in `batch` of what the database will never take, and why; all else is committed."""
+        try:
+            await self._record(batch)
+        except Exception as error:
+            if not refuses_the_data(error):
+                raise
+            if len(batch) == 1:
+                return {0: f"the database refuses it: {type(error).__name__}"}
+        else:
+            return {}
+        # One of them, and the error does not say which.
+        refused = {}
+        for at, settled in enumerate(batch):
+            for reason in (await self._write([settled])).values():
+                refused[at] = reason
+        return refused
+
+    async def _record(self, batch: Sequence[SettledJob]) -> None:
+        # Asking after a batch at its provider is nobody's request: those within it are.
+        billed = [settled for settled in batch if settled.job.kind is not JobKind.PROVIDER_BATCH]
+        if not billed:
+            return
+        async with writing(self._engine) as connection:
+            await usage.record_settlements(connection, billed, markup_percent=self._markup_percent)
+        for settled in billed:
+            spent = settled.settlement
+            metrics.count_settled(
+                spent.provider,
+                spent.outcome,
+                prompt=spent.usage.prompt_tokens,
+                completion=spent.usage.completion_tokens,
+                cached=spent.usage.cached_tokens,
+                cost_micro_usd=settled.cost_micro_usd,
+            )
 
     async def _read(self, shard: int, after: str, *, block_ms: int | None = None) -> list[_Entry]:
         """`after`: ">" what nobody has had yet, "0" what is ours already."""
@@ -245,6 +295,8 @@ class LedgerWriter:
                 raise
 
     async def _acknowledge(self, shard: int, entries: Sequence[_Entry]) -> None:
+        if not entries:
+            return
         stream = keyspace.usage(shard)
         ids = [entry.id for entry in entries]
         await self._link.execute("EVAL", _ACKNOWLEDGE, 1, stream, keyspace.LEDGER_GROUP, *ids)
@@ -311,5 +363,5 @@ def _check_types(holder: object, names: Sequence[str], expected: Any) -> None:
             raise Unreadable(f"{name} is a {type(value).__name__}")
         if isinstance(value, str) and "\0" in value:
             raise Unreadable(f"{name} contains NUL, which PostgreSQL cannot store")
-        if isinstance(value, int) and value not in _BIGINT:
+        if isinstance(value, int) and value not in _COUNTS:
             raise Unreadable(f"{name} is out of range")

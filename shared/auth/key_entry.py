@@ -150,6 +150,7 @@ def _encode(entry: KeyEntry, version: int) -> str:
         "providers": principal.providers,
         "allow": [[a.scope, a.id, a.tier, a.limits.to_fields()] for a in principal.allowances] or None,
         "credentials": principal.credentials or None,
+        "counted": principal.counted_as,
     }
     if (preference := principal.preference) is not None:
         fields["prefers"] = {
@@ -186,6 +187,7 @@ def _decode(value: bytes, *, age_seconds: float) -> KeyEntry | Mark:
                     (provider, CredentialId(credential))
                     for provider, credential in fields.get("credentials", ())
                 ),
+                counted_as=fields.get("counted"),
             ),
             expires_at=None if expires is None else datetime.fromtimestamp(expires, UTC),
             age_seconds=age_seconds,

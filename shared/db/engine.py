@@ -14,7 +14,7 @@ from typing import Any, Final
 import asyncpg  # type: ignore[import-untyped]  # ships no type information
 from sqlalchemy import URL, event, make_url
 from sqlalchemy.engine.interfaces import DBAPIConnection
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, IntegrityError, SQLAlchemyError, StatementError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
@@ -37,6 +37,18 @@ DATABASE_ERRORS: Final = (
     asyncpg.InterfaceError,
 )
 """What a database that is away, full, starting or frozen raises."""
+
+
+def refuses_the_data(error: BaseException) -> bool:
+    """Whether the database will say so again, however often these values are written."""
+    if isinstance(error, OverflowError | DataError | IntegrityError):
+        # The first is sqlite3's for an integer of more than 64 bits.
+        return True
+    origin = error.orig if isinstance(error, StatementError) else None
+    # asyncpg checks values before it sends them, and its own class comes as the cause.
+    return isinstance(origin, OverflowError) or isinstance(
+        getattr(origin, "__cause__", None), ValueError | asyncpg.DataError
+    )
 
 
 class UnusableDatabaseUrl(ValueError):

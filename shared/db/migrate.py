@@ -38,16 +38,30 @@ async def current(url: str) -> str | None:
     engine = create_engine(url)
     try:
         async with engine.connect() as connection:
-            return await connection.run_sync(
-                lambda sync: MigrationContext.configure(sync).get_current_revision()
-            )
+            return await connection.run_sync(revision_of)
     finally:
         await engine.dispose()
+
+
+def revision_of(connection: Connection) -> str | None:
+    """The revision that the database of this connection is at."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def revisions() -> set[str]:
+    """All that this version of Headrace knows."""
+    return {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
 
 
 def head() -> str | None:
     """The revision this version of Headrace needs."""
     return ScriptDirectory(str(_SCRIPTS)).get_current_head()
+
+
+def is_behind(found: str | None) -> bool:
+    """Whether this version would upgrade a database at `found`. What it does not know is of a later one."""
+    known = {script.revision for script in ScriptDirectory(str(_SCRIPTS)).walk_revisions()}
+    return found is None or (found in known and found != head())
 
 
 async def _run(url: str, act: Callable[[Config], None]) -> None:

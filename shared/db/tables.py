@@ -6,6 +6,8 @@
                               │ └──< provider_credential
                               └────< conversation >────┘
                                           └──< conversation_message
+    job    file    batch ──< batch_line
+    webhook_endpoint    webhook_delivery ──< webhook_attempt
     usage, usage_attempt, audit_event, quota_alert   by value, without a foreign key
 
 These last are append-only and refer to nothing: a charge is written even where its account
@@ -326,6 +328,212 @@ class ConversationMessageRow(_Row, table=True):
     created_at: datetime = Field(sa_type=UtcDateTime)
 
 
+class JobRow(_Row, table=True):
+    """A job that outlives its connection: written before it is accepted, and the truth of how it ended.
+
+    `state`: queued until it ended; whether it runs is the queue's to say. `header`, `body`: its envelope,
+    to queue it again from. `retain_seconds`: how long its result is kept. `stores_body`: its body too.
+    `idempotency`: digest of its Idempotency-Key within its scope. `events`: of a streamed job, a line each.
+    """
+
+    __tablename__ = "job"
+    __table_args__ = (
+        Index(None, "account_id", "created_at", "id"),
+        Index(None, "state", "id"),
+    )
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(sa_type=String)
+    api_key_id: str = Field(sa_type=String)
+    user_id: str | None = Field(default=None, sa_type=String)
+    request_id: str = Field(sa_type=String)
+    kind: str = Field(sa_type=String)
+    surface: str = Field(sa_type=String)
+    lane: str = Field(sa_type=String)
+    provider: str = Field(sa_type=String)
+    model: str = Field(sa_type=String)
+    stream: bool
+    state: str = Field(sa_type=String)
+    header: bytes = Field(sa_type=LargeBinary)
+    body: bytes | None = Field(default=None, sa_type=LargeBinary)
+    cost: int = Field(sa_type=BigInteger)
+    fingerprint: str = Field(sa_type=String)
+    idempotency: str | None = Field(default=None, unique=True, sa_type=String(64))
+    retain_seconds: int = Field(sa_type=BigInteger)
+    stores_body: bool
+    notes: dict[str, str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    webhook_url: str | None = Field(default=None, sa_type=String)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    deadline_at: datetime = Field(sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    result_head: bytes | None = Field(default=None, sa_type=LargeBinary)
+    result_body: bytes | None = Field(default=None, sa_type=LargeBinary)
+    events: bytes | None = Field(default=None, sa_type=LargeBinary)
+    expires_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
+    """When its result goes; null until it ended."""
+    told: bool = Field(default=False, sa_column_kwargs={"server_default": false()})
+    """Whether a second request under its Idempotency-Key heard of it while it was open."""
+
+
+class FileRow(_Row, table=True):
+    """A file of an account: its content is in the storage under `storage_key`."""
+
+    __tablename__ = "file"
+    __table_args__ = (Index(None, "account_id", "created_at", "id"),)
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(sa_type=String)
+    created_by: str = Field(sa_type=String)
+    filename: str = Field(sa_type=String)
+    purpose: str = Field(sa_type=String)
+    size_bytes: int = Field(sa_type=BigInteger)
+    storage_key: str = Field(unique=True, sa_type=String)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
+
+
+class BatchRow(_Row, table=True):
+    """Many requests handed in at once. `form`: whose API it came by, which its states are told in.
+
+    `checked_lines`, `checked_bytes`: how much of its input has become lines. `fed_lines`: up to which
+    line all have been queued, or ended without. `handed_over`: where a provider's own batch does the
+    work, its id there and what has to be known to fetch it.
+    """
+
+    __tablename__ = "batch"
+    __table_args__ = (
+        Index(None, "account_id", "created_at", "id"),
+        Index(None, "status", "id"),
+    )
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(sa_type=String)
+    api_key_id: str = Field(sa_type=String)
+    user_id: str | None = Field(default=None, sa_type=String)
+    request_id: str = Field(sa_type=String)
+    form: str = Field(sa_type=String)
+    endpoint: str = Field(sa_type=String)
+    model: str | None = Field(default=None, sa_type=String)
+    input_file_id: str = Field(sa_type=String)
+    output_file_id: str | None = Field(default=None, sa_type=String)
+    error_file_id: str | None = Field(default=None, sa_type=String)
+    status: str = Field(sa_type=String)
+    errors: list[dict[str, object]] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    notes: dict[str, str] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    options: dict[str, object] = Field(sa_type=JSON)
+    webhook_url: str | None = Field(default=None, sa_type=String)
+    handed_over: dict[str, object] | None = Field(default=None, sa_type=JSON(none_as_null=True))
+    fingerprint: str = Field(sa_type=String)
+    idempotency: str | None = Field(default=None, unique=True, sa_type=String(64))
+    checked_lines: int = Field(default=0, sa_type=BigInteger)
+    checked_bytes: int = Field(default=0, sa_type=BigInteger)
+    fed_lines: int = Field(default=0, sa_type=BigInteger)
+    total: int = Field(default=0, sa_type=BigInteger)
+    completed: int = Field(default=0, sa_type=BigInteger)
+    failed: int = Field(default=0, sa_type=BigInteger)
+    cancelled: int = Field(default=0, sa_type=BigInteger)
+    expired: int = Field(default=0, sa_type=BigInteger)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    expires_at: datetime = Field(sa_type=UtcDateTime)
+    in_progress_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finalizing_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    completed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failed_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    expired_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    cancelling_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    cancelled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    results_expire_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
+
+
+class BatchLineRow(_Row, table=True):
+    """One request of a batch: where it stands in the input file, and what came of it.
+
+    `ordinal` counts the lines of the file from 1, empty ones included. `custom_id`: null where the line
+    has none that could be told back. `state`: pending, queued, and then succeeded, failed, cancelled or
+    expired. `status_code`, `result`: the answer as its caller gets it, a body or an error.
+    """
+
+    __tablename__ = "batch_line"
+    __table_args__ = (
+        Index(None, "batch_id", "state"),
+        Index("uq_batch_line_custom_id", "batch_id", "custom_id", unique=True),
+    )
+
+    batch_id: str = Field(primary_key=True, foreign_key="batch.id", sa_type=String)
+    ordinal: int = Field(primary_key=True, sa_type=BigInteger)
+    custom_id: str | None = Field(default=None, sa_type=String)
+    state: str = Field(sa_type=String)
+    offset: int = Field(sa_type=BigInteger)
+    length: int = Field(sa_type=BigInteger)
+    job_id: str | None = Field(default=None, sa_type=String)
+    queued_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    finished_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    status_code: int | None = Field(default=None, sa_type=BigInteger)
+    request_id: str | None = Field(default=None, sa_type=String)
+    result: bytes | None = Field(default=None, sa_type=LargeBinary)
+    prompt_tokens: int = Field(default=0, sa_type=BigInteger)
+    completion_tokens: int = Field(default=0, sa_type=BigInteger)
+
+
+class WebhookEndpointRow(_Row, table=True):
+    """Where an account wants to hear of events. `events`: empty for all of them.
+
+    Its secrets are nowhere: each is derived from its id and its `secret_version`. The version before
+    signs too until `previous_until`. `failing_since`: its first failure after its last success.
+    """
+
+    __tablename__ = "webhook_endpoint"
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(index=True, sa_type=String)
+    url: str = Field(sa_type=String)
+    description: str = Field(sa_type=String)
+    events: list[str] = Field(sa_type=JSON)
+    secret_version: int = Field(sa_type=BigInteger)
+    previous_until: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    failing_since: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    created_by: str | None = Field(default=None, sa_type=String)
+    disabled_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    disabled_because: str | None = Field(default=None, sa_type=String)
+
+
+class WebhookDeliveryRow(_Row, table=True):
+    """One event on its way to one place. `id`: the webhook-id, the same however often it is sent.
+
+    `endpoint_id`: null where the URL was named by a job or a batch. `next_try_at`: null once it was
+    delivered or given up.
+    """
+
+    __tablename__ = "webhook_delivery"
+    __table_args__ = (Index(None, "account_id", "created_at", "id"),)
+
+    id: str = Field(primary_key=True, sa_type=String)
+    account_id: str = Field(sa_type=String)
+    endpoint_id: str | None = Field(default=None, index=True, sa_type=String)
+    url: str = Field(sa_type=String)
+    type: str = Field(sa_type=String)
+    payload: bytes = Field(sa_type=LargeBinary)
+    created_at: datetime = Field(sa_type=UtcDateTime)
+    next_try_at: datetime | None = Field(default=None, index=True, sa_type=UtcDateTime)
+    tries: int = Field(default=0, sa_type=BigInteger)
+    delivered_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+    given_up_at: datetime | None = Field(default=None, sa_type=UtcDateTime)
+
+
+class WebhookAttemptRow(_Row, table=True):
+    """One try of a delivery. `status`: null where there was no answer, and `error` says why."""
+
+    __tablename__ = "webhook_attempt"
+
+    delivery_id: str = Field(primary_key=True, foreign_key="webhook_delivery.id", sa_type=String)
+    ordinal: int = Field(primary_key=True, sa_type=BigInteger)
+    at: datetime = Field(sa_type=UtcDateTime)
+    status: int | None = Field(default=None, sa_type=BigInteger)
+    error: str | None = Field(default=None, sa_type=String)
+    took_ms: int = Field(sa_type=BigInteger)
+
+
 METADATA: Final = _Row.metadata
 
 
@@ -342,3 +550,10 @@ audit_event: Final = METADATA.tables["audit_event"]
 quota_alert: Final = METADATA.tables["quota_alert"]
 conversation: Final = METADATA.tables["conversation"]
 conversation_message: Final = METADATA.tables["conversation_message"]
+job: Final = METADATA.tables["job"]
+file: Final = METADATA.tables["file"]
+batch: Final = METADATA.tables["batch"]
+batch_line: Final = METADATA.tables["batch_line"]
+webhook_endpoint: Final = METADATA.tables["webhook_endpoint"]
+webhook_delivery: Final = METADATA.tables["webhook_delivery"]
+webhook_attempt: Final = METADATA.tables["webhook_attempt"]

@@ -18,6 +18,7 @@ from typing import Any, Final
 
 import orjson
 
+from shared.domain.trace import TraceOrigin
 from shared.ids import AccountId, ApiKeyId, JobId, RequestId, UserId
 
 ENVELOPE_VERSION: Final = 2
@@ -82,6 +83,10 @@ class JobKind(StrEnum):
     """Anthropic messages to `{input_tokens}`: nothing is generated, nothing charged."""
     CREDENTIAL_CHECK = "credential_check"
     """`{sealed}`, a key for the workers to open, to `{valid, has_access, models}`: nothing is charged."""
+    PROVIDER_BATCH = "provider_batch"
+    """A step with a provider's own batch API (shared/providers/batch_apis), told as its JSON; nothing is
+    charged: the requests in the batch are, each by itself.
+    """
 
 
 class Lane(StrEnum):
@@ -104,6 +109,8 @@ class Surface(StrEnum):
 
 DEFAULT_CREDENTIAL: Final = "default"
 """The broker's own at a provider."""
+OWN_ROW: Final = "job"
+"""Of a job that is a row of its own."""
 CANDIDATE_CREDENTIAL: Final = "candidate"
 """One that is stored nowhere, and is being tried."""
 
@@ -135,6 +142,8 @@ class Job:
     that of `plan[0]`. It is opaque bytes to the queue.
     `budget_ms`: how long the caller waits; the deadline is Redis TIME at enqueue plus this.
     `held`: something of its account's limits is reserved for it. `user`: whose key or session asked.
+    `row`: where the database keeps what becomes of it: OWN_ROW, or `<batch>:<line>`; None of a job that
+    lives no longer than its connection. `trace`: where in a trace it comes from, if anybody traces it.
     """
 
     id: JobId
@@ -153,6 +162,8 @@ class Job:
     hop: int = 0
     held: bool = False
     user: UserId | None = None
+    row: str | None = None
+    trace: TraceOrigin | None = None
 
     @property
     def target(self) -> Target:
@@ -187,6 +198,10 @@ class Job:
             more["held"] = True
         if self.user is not None:
             more["user"] = self.user
+        if self.row is not None:
+            more["row"] = self.row
+        if self.trace is not None:
+            more["trace"] = self.trace.to_fields()
         return orjson.dumps(
             {
                 "v": self.version,
@@ -233,6 +248,8 @@ class Job:
             fallback_on=fallback_on,
             held=fields.get("held", False),
             user=fields.get("user"),
+            row=fields.get("row"),
+            trace=TraceOrigin.from_fields(fields["trace"]) if "trace" in fields else None,
         )
 
 

@@ -45,6 +45,7 @@ class Principal:
         `provider/model` or bare, `*` at the end standing for any rest
     allowances: those that limit anything
     credentials: the account's own credential by provider, in place of the broker's
+    counted_as: the first of the keys whose place this one took, under which its use is counted
     """
 
     account: AccountId
@@ -59,6 +60,7 @@ class Principal:
     providers: tuple[str, ...] | None = None
     allowances: tuple[Allowance, ...] = ()
     credentials: tuple[tuple[str, CredentialId], ...] = ()
+    counted_as: ApiKeyId | None = None
 
     def may(self, permission: Permission) -> bool:
         """Deny by default: the role has it, and the scopes, where there are any, leave it."""

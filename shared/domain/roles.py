@@ -33,11 +33,15 @@ class Permission(StrEnum):
     PREFERENCES_WRITE = "preferences:write"
     CONVERSATIONS = "conversations"
     """Keep, list and delete one's own conversations."""
+    FILES = "files"
+    """Upload, read and delete files of the account."""
     API_KEYS_OWN = "api-keys:own"
     """Create, list and revoke one's own keys."""
     API_KEYS_ALL = "api-keys:all"
     CREDENTIALS_READ = "credentials:read"
     CREDENTIALS_WRITE = "credentials:write"
+    WEBHOOKS = "webhooks"
+    """Name URLs that events are sent to, read what was sent there and the secrets that sign it."""
     MEMBERS_READ = "members:read"
     MEMBERS_WRITE = "members:write"
     AUDIT_READ = "audit:read"
@@ -49,12 +53,14 @@ _VIEWER: Final = frozenset({Permission.MODELS_READ, Permission.USAGE_READ})
 _SERVICE: Final = _VIEWER | {
     Permission.INFERENCE,
     Permission.CONVERSATIONS,
+    Permission.FILES,
     Permission.PREFERENCES_WRITE,
 }
 _MEMBER: Final = _SERVICE | {
     Permission.API_KEYS_OWN,
     Permission.CREDENTIALS_READ,
     Permission.MEMBERS_READ,
+    Permission.WEBHOOKS,
 }
 _ADMIN: Final = frozenset(Permission) - {Permission.OPERATE}
 

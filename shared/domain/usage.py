@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 import orjson
+
+LARGEST_COUNT: Final = 10**15
+"""Of tokens or micro-dollars, the most that one call can be. More is a mistake of whoever said it, and would
+not leave room for sums in the 64 bits that the databases have.
+"""
+MOST_TOKENS: Final = 10**12
+"""Of any one count that a provider tells: sums and prices of these stay below the largest."""
 
 
 class Outcome(StrEnum):
@@ -21,13 +28,19 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens as the provider counted them, or our estimate when it did not say."""
+    """Tokens as the provider counted them, or our estimate when it did not say.
+
+    `prompt_tokens` are all of the prompt: among them those read from its cache, and those written to it,
+    some of these for an hour instead of minutes. `completion_tokens` are so with `reasoning_tokens`.
+    """
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    cache_write_tokens: int = 0
+    cache_write_1h_tokens: int = 0
 
     @property
     def total_tokens(self) -> int:
@@ -112,6 +125,8 @@ class Settlement:
                 "in": usage.prompt_tokens,
                 "out": usage.completion_tokens,
                 "cached": usage.cached_tokens,
+                "written": usage.cache_write_tokens,
+                "written_1h": usage.cache_write_1h_tokens,
                 "reasoning": usage.reasoning_tokens,
                 "estimated": usage.estimated,
                 "cost": self.cost_micro_usd,
@@ -138,6 +153,9 @@ class Settlement:
                 cached_tokens=fields["cached"],
                 reasoning_tokens=fields["reasoning"],
                 estimated=fields["estimated"],
+                # Workers of the release before do not say.
+                cache_write_tokens=fields.get("written", 0),
+                cache_write_1h_tokens=fields.get("written_1h", 0),
             ),
             cost_micro_usd=fields["cost"],
             queue_ms=fields["queue_ms"],

@@ -10,6 +10,7 @@ finds its count.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Final
@@ -42,28 +43,37 @@ class Rule:
     def is_calendar(self) -> bool:
         return self.kind in _CALENDAR
 
+    @property
+    def is_budget(self) -> bool:
+        """Of money, and not only counted."""
+        return self.kind == "s" and self.limit != ONLY_COUNTED
+
 
 class RuleSet:
     """What a caller is held to. `wire`: as the scripts read it; a rule's number counts from 1 in `rules`.
 
     holds: whether any rule needs to hear how the job ended; counts_calls: whether any is of calls at once
+    budget: the first that limits what may be spent, if any does
     """
 
-    __slots__ = ("calls", "counts_calls", "holds", "rules", "wire")
+    __slots__ = ("budget", "calls", "counts_calls", "holds", "rules", "wire")
 
     def __init__(self, rules: Iterable[Rule]) -> None:
         by_subject: dict[str, list[Rule]] = {}
         for rule in rules:
             by_subject.setdefault(rule.subject, []).append(rule)
         self.rules = tuple(rule for of_subject in by_subject.values() for rule in of_subject)
-        self.wire = "\n".join(
-            f"{subject}\t" + ";".join(f"{rule.name},{rule.limit},{rule.window_ms}" for rule in of_subject)
-            for subject, of_subject in by_subject.items()
-        ).encode()
+        wire: list[str | int] = []
+        for subject, of_subject in by_subject.items():
+            wire += subject, len(of_subject)
+            for rule in of_subject:
+                wire += rule.name, rule.limit, rule.window_ms
+        self.wire = json.dumps(wire, separators=(",", ":")).encode()
         self.holds = any(rule.kind != "r" for rule in self.rules)
         self.calls = tuple(dict.fromkeys(rule.subject for rule in self.rules if rule.kind == "c"))
         """Subjects whose calls at once are counted."""
         self.counts_calls = bool(self.calls)
+        self.budget = next((rule for rule in self.rules if rule.is_budget), None)
 
     def __bool__(self) -> bool:
         return bool(self.rules)

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Final
 import orjson
 from loguru import logger
 
+from shared.observability import tracing
 from shared.settings import LogSettings
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ class _Writer:
         line: dict[str, Any] = {"time": datetime.now(UTC), "level": level, "event": _cut(event)}
         for name, value in fields.items():
             line[name] = _harmless(name, value)
+        if tracing.active is not None and (ids := tracing.ids()) is not None:
+            line["trace_id"], line["span_id"] = ids
         if trace:
             line["traceback"] = trace[-MAX_TRACEBACK_CHARS:]
         text = mask(_encode(line) if self._as_json else self._readable(line))

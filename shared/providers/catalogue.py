@@ -27,13 +27,15 @@ _FILE: Final = Path(__file__).with_name("catalogue.toml")
 class Prices:
     """Micro-dollars per million tokens.
 
-    `cache_write` is shown to callers; usage does not say how much was written, so nobody is charged it.
+    cache_write: of the prompt, what the provider keeps for minutes; None where keeping it costs nothing more
+    cache_write_1h: what it keeps for an hour; None where that costs what minutes do
     """
 
     prompt: int
     cached_prompt: int
     completion: int
     cache_write: int | None = None
+    cache_write_1h: int | None = None
 
     def cost_micro_usd(self, usage: Usage) -> int:
         """Rounded up once, so that a call never costs less than it should."""
@@ -43,6 +45,12 @@ class Prices:
             + cached * self.cached_prompt
             + usage.completion_tokens * self.completion
         )
+        if usage.cache_write_tokens and self.cache_write is not None:
+            written = min(usage.cache_write_tokens, usage.prompt_tokens - cached)
+            for_an_hour = min(usage.cache_write_1h_tokens, written)
+            total += written * (self.cache_write - self.prompt)
+            if self.cache_write_1h is not None:
+                total += for_an_hour * (self.cache_write_1h - self.cache_write)
         return -(-total // TOKENS_PER_PRICE)
 
 
@@ -56,6 +64,7 @@ class Model:
     created: seconds since the epoch, as in OpenAI's list of models; 0 when nobody knows
     source, read: where the numbers were read, and when
     verified: read on the vendor's own page
+    batch_percent: of its prices, what a call costs in a batch of the provider's own
     """
 
     id: str
@@ -72,6 +81,7 @@ class Model:
     aliases: tuple[str, ...] = ()
     note: str | None = None
     retired: date | None = None
+    batch_percent: int = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +177,12 @@ class Catalogue:
         prices = self.prices(provider, model)
         return 0 if prices is None else prices.cost_micro_usd(usage)
 
+    def batch_cost_micro_usd(self, provider: str, model: str, usage: Usage) -> int:
+        """The same in a batch of the provider's own."""
+        known = self._of_provider.get((provider, model))
+        percent = 100 if known is None else known.batch_percent
+        return -(-self.cost_micro_usd(provider, model, usage) * percent // 100)
+
 
 _in_use: Catalogue | None = None
 
@@ -209,16 +225,23 @@ def _model(entry: ModelEntry) -> Model:
         aliases=entry.aliases,
         note=entry.note,
         retired=entry.retired,
+        batch_percent=int(entry.batch_price_factor * 100),
     )
 
 
 def _prices(entry: PricesEntry) -> Prices:
-    """Cached input costs what other input does where no price is given; nothing generated costs nothing."""
+    """Input that is read from a cache or written to one costs what other input does where no price is given;
+    nothing generated costs nothing. An hour is twice the input at Anthropic, the only one to offer it.
+    """
+    hour = entry.cache_write_1h
+    if hour is None and entry.cache_write is not None:
+        hour = max(2 * entry.prompt, entry.cache_write)
     return Prices(
         prompt=_micro(entry.prompt),
         cached_prompt=_micro(entry.prompt if entry.cached_prompt is None else entry.cached_prompt),
         completion=_micro(entry.completion or Decimal(0)),
         cache_write=None if entry.cache_write is None else _micro(entry.cache_write),
+        cache_write_1h=None if hour is None else _micro(hour),
     )
 
 

@@ -6,7 +6,9 @@ provider = "vllm"
 context_tokens = 32_768
 max_output_tokens = 4_096                          # 0 where nothing is generated: embeddings
 usd_per_million = { prompt = 0.10, completion = 0.30 }  # left out: the price is not known
+# within: cached_prompt, cache_write and cache_write_1h, of input that a cache takes part in
 capabilities = ["chat", "stream"]
+batch_price_factor = 0.5                           # of the price, in the provider's own batches; left out: 1
 
 [[alias]]
 name = "fast"
@@ -46,6 +48,7 @@ class PricesEntry(_Entry):
     prompt: Usd
     cached_prompt: Usd | None = None
     cache_write: Usd | None = None
+    cache_write_1h: Usd | None = None
     completion: Usd | None = None
 
 
@@ -59,6 +62,7 @@ class ModelEntry(_Entry):
     usd_per_million: PricesEntry | None = None
     note: str | None = None
     capabilities: Annotated[frozenset[Capability], Field(min_length=1)]
+    batch_price_factor: Annotated[Decimal, Field(ge=0, le=1, decimal_places=2)] = Decimal(1)
     created: date | None = None
     source: str = "the operator's catalogue file"
     read: date = Field(default_factory=lambda: datetime.now(UTC).date())

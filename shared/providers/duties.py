@@ -17,6 +17,7 @@ import orjson
 
 from shared.domain.job import JobKind
 from shared.domain.usage import Usage
+from shared.providers.cache_marks import highest_cost
 from shared.providers.catalogue import Catalogue
 from shared.providers.model_lists import HealthRecord, ProviderStatus
 from shared.providers.profile import ProviderProfile
@@ -103,7 +104,7 @@ def estimate_cost(
     if prices is None or kind is JobKind.COUNT_TOKENS:
         return Cost(prompt, answer, 0, 0, known=kind is JobKind.COUNT_TOKENS, note=note)
     low = prices.cost_micro_usd(Usage(prompt_tokens=prompt))
-    high = None if answer is None else prices.cost_micro_usd(Usage(prompt, answer))
+    high = None if answer is None else highest_cost(prices, prompt, answer, document)
     return Cost(prompt, answer, low, high, known=True, note=note)
 
 

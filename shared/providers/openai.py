@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from shared.providers.batch_apis.openai import openai_batches
 from shared.providers.dialects import languages
 from shared.providers.profile import CHAT_MODEL, Bearer, Capability, ProviderProfile
 
@@ -23,5 +24,6 @@ PROFILE: Final = ProviderProfile(
     },
     key_variables=("OPENAI_API_KEY",),
     base_url_variable="OPENAI_BASE_URL",
+    batches=openai_batches,
     docs="https://platform.openai.com/docs/api-reference/chat",
 )

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 from shared.domain.job import JobKind
 from shared.errors import InvalidRequest, ProviderError
+from shared.providers.batch_apis import BatchApi
 from shared.providers.dialect import Codec, Dialect
 
 
@@ -121,6 +122,7 @@ class ProviderProfile:
     models: names an operator listed for this endpoint
     limits: of an account there, as the operator configured them
     self_hosted: serves models of its operator's choosing, so an unknown name may be right
+    batches: its own batch API, where it has one that we speak
     """
 
     id: str
@@ -147,6 +149,7 @@ class ProviderProfile:
     credential_required: bool = True
     self_hosted: bool = False
     limits: AccountLimits | None = None
+    batches: BatchApi | None = None
     docs: str = ""
 
     def __str__(self) -> str:
@@ -175,6 +178,8 @@ class ProviderProfile:
     def serves(self, kind: JobKind) -> bool:
         if kind is JobKind.CREDENTIAL_CHECK:
             return bool(self.models_path)
+        if kind is JobKind.PROVIDER_BATCH:
+            return self.batches is not None
         needed = _NEEDED.get(kind)
         return (needed is None or needed in self.capabilities) and self._codec(kind) is not None
 

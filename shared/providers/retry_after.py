@@ -1,4 +1,4 @@
-"""How long a provider asks us to wait."""
+"""How long a provider, or whoever else is called, asks us to wait."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ MAX_SECONDS: Final = 60.0
 """A longer wish is cut to this: the router has other providers to try meanwhile."""
 
 
-def retry_after_seconds(headers: Mapping[str, str], *, clock: Clock | None = None) -> float | None:
-    """Seconds within [0, 60], or None without a usable wish. Header names are in lower case.
+def retry_after_seconds(
+    headers: Mapping[str, str], *, clock: Clock | None = None, at_most: float = MAX_SECONDS
+) -> float | None:
+    """Seconds within [0, `at_most`], or None without a usable wish. Header names are in lower case.
 
     `retry-after-ms` wins over `retry-after` (seconds or HTTP date, RFC 9110, 10.2.3),
     as in the official SDKs. A date is compared with the provider's own Date header
@@ -23,20 +25,20 @@ def retry_after_seconds(headers: Mapping[str, str], *, clock: Clock | None = Non
     """
     milliseconds = _number(headers.get("retry-after-ms"))
     if milliseconds is not None:
-        return _clamp(milliseconds / 1000)
+        return _clamp(milliseconds / 1000, at_most)
     wish = headers.get("retry-after")
     seconds = _number(wish)
     if seconds is not None:
-        return _clamp(seconds)
+        return _clamp(seconds, at_most)
     until = _date(wish)
     if until is None:
         return None
     now = _date(headers.get("date")) or (clock or SystemClock()).now()
-    return _clamp((until - now).total_seconds())
+    return _clamp((until - now).total_seconds(), at_most)
 
 
-def _clamp(seconds: float) -> float:
-    return min(max(seconds, 0.0), MAX_SECONDS)
+def _clamp(seconds: float, at_most: float) -> float:
+    return min(max(seconds, 0.0), at_most)
 
 
 def _number(text: str | None) -> float | None:

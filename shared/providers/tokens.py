@@ -157,6 +157,7 @@ _READERS: Final[Mapping[JobKind, Callable[[_Prompt, Mapping[str, Any]], None]]] 
     JobKind.RERANK: _Prompt.rerank,
     JobKind.SUMMARIZATION: _Prompt.summarization,
     JobKind.CREDENTIAL_CHECK: _Prompt.nothing,
+    JobKind.PROVIDER_BATCH: _Prompt.nothing,
 }
 
 

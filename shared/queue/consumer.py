@@ -25,8 +25,9 @@ from redis.exceptions import RedisError
 
 from shared import faultpoints, keyspace
 from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
-from shared.domain.usage import Attempt, Settlement
+from shared.domain.usage import Attempt, Outcome, Settlement
 from shared.ids import JobId
+from shared.observability import metrics
 from shared.queue.backlog import refill
 from shared.queue.redis_link import TRANSIENT, RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
@@ -37,6 +38,13 @@ _A_DAY_MS: Final = 86_400_000
 _RETRY_PRICE: Final = 100
 """What a retry takes from its budget, to which a call adds as many as the setting says percent."""
 _RETRY_BUDGET_CAP: Final = 100 * _RETRY_PRICE
+_ENDED_UNRUN: Final = {
+    b"cancelled": Outcome.CANCELLED,
+    b"expired": Outcome.EXPIRED,
+    b"interrupted": Outcome.FAILED,
+    b"dead": Outcome.DEAD,
+}
+"""How `begin` ends jobs that must not run."""
 
 
 class LeaseLost(Exception):
@@ -242,6 +250,8 @@ class Consumer:
                     await self._give_back(delivery, answer[1], idle_ms=_A_DAY_MS)
             raise
         if answer[0] != b"run":
+            if (outcome := _ENDED_UNRUN.get(answer[0])) is not None:
+                metrics.count_ended(delivery.provider, outcome)
             return None
         _, fence, header, body, attempts, deliveries, remaining_ms, waited_ms, *at_hop = answer
         hop, hop_attempts, failures = at_hop
@@ -376,6 +386,7 @@ class Consumer:
         answer = await faultpoints.during("W7", finishing)
         if answer == 0:
             raise LeaseLost(job_id)
+        metrics.count_ended(lease.job.target.provider, state)
 
     async def retry_later(
         self, lease: Lease, *, delay_seconds: float, attempt: Attempt | None = None
@@ -471,6 +482,7 @@ class Consumer:
         """Give the job back uncounted; the next sweep takes it at once. Raises LeaseLost."""
         if not await self._give_back(lease.delivery, lease.fence, idle_ms=_A_DAY_MS, attempt=attempt):
             raise LeaseLost(lease.job.id)
+        metrics.count_requeue(lease.job.target.provider, "handed_back")
 
     async def _give_back(
         self, delivery: Delivery, fence: int, *, idle_ms: int, attempt: Attempt | None = None

@@ -10,16 +10,16 @@ from __future__ import annotations
 import heapq
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import orjson
 from redis.exceptions import OutOfMemoryError, RedisError
 
 from shared import keyspace
-from shared.domain.job import JobState, Lane
+from shared.domain.job import Job, JobState, Lane, UnknownEnvelope
 from shared.errors import (
     BrokerError,
     DeadLetterExpired,
@@ -180,11 +180,29 @@ class _Feed:
         self.below = f"({entries[-1][0].decode()}" if len(entries) == _FEED else ""
 
 
-class DeadLetters:
-    """`providers`: whose letters to look for where none is named."""
+class Counts(Protocol):
+    """How a job that is run again counts among what its account uses. Raises RedisError."""
 
-    def __init__(self, link: RedisLink, settings: QueueSettings, providers: Iterable[str]) -> None:
+    async def note(self, job: Job) -> bool:
+        """Before it is queued. Whether anything has to hear how it ended."""
+
+    async def take_back(self, job: Job) -> None:
+        """It was not queued."""
+
+
+class DeadLetters:
+    """`providers`: whose letters to look for where none is named. `counts`: None where nothing is counted."""
+
+    def __init__(
+        self,
+        link: RedisLink,
+        settings: QueueSettings,
+        providers: Iterable[str],
+        *,
+        counts: Counts | None = None,
+    ) -> None:
         self._link = link
+        self._counts = counts
         self._scripts = Scripts(link)
         self._settings = settings
         self._providers = tuple(providers)
@@ -363,7 +381,15 @@ class DeadLetters:
         new_id = new_job_id_in(shard, lambda name: keyspace.shard_of(name, self._settings.shards))
         envelope = orjson.loads(letter.header)
         envelope["id"] = new_id
+        # Of the dead one: a row that has ended takes no other end.
+        envelope.pop("row", None)
+        if isinstance(envelope.get("trace"), dict):
+            envelope["trace"]["past"] = True
         provider, lane = envelope["plan"][0][0], Lane(envelope["lane"])
+        noted = await self._noted(letter, envelope)
+        envelope.pop("held", None)
+        if noted is not None:
+            envelope["held"] = True
         answer = await self._scripts.call(
             "redrive",
             [
@@ -379,6 +405,8 @@ class DeadLetters:
             self._settings.shard_window,
             self._settings.shard_cap,
         )
+        if noted is not None and (answer[0] != b"redriven" or answer[1].decode() != new_id):
+            await self._take_back(noted)
         if answer[0] == b"gone":
             raise DeadLetterExpired(
                 "What this dead letter asked for is no longer kept, so it cannot be run again.",
@@ -391,6 +419,25 @@ class DeadLetters:
             )
         redriven_as = JobId(answer[1].decode())
         return Redriven(letter.job_id, redriven_as, repeated=redriven_as != new_id)
+
+    async def _noted(self, letter: DeadLetter, envelope: Mapping[str, Any]) -> Job | None:
+        """The new job, if something is held for it. First of all: what runs is counted."""
+        if self._counts is None or not letter.is_kept or letter.redriven_as is not None:
+            return None
+        body = await self._link.execute("HGET", keyspace.job(letter.position[2], letter.job_id), "body")
+        if body is None:
+            return None
+        try:
+            job = Job.from_wire(orjson.dumps(envelope), body)
+        except UnknownEnvelope:
+            return None
+        return job if await self._counts.note(job) else None
+
+    async def _take_back(self, job: Job) -> None:
+        """Should this fail, it lapses."""
+        if self._counts is not None:
+            with suppress(RedisError, OSError):
+                await self._counts.take_back(job)
 
     async def _purge(self, letters: Sequence[DeadLetter]) -> int:
         removed = 0

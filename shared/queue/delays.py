@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from shared import keyspace
+from shared import faultpoints, keyspace
 from shared.domain.job import Lane
 from shared.ids import JobId
 from shared.queue.backlog import refill
@@ -61,6 +61,7 @@ class Delays:
                     keyspace.backlog(shard, provider, Lane(lane)),
                 ]
                 args += [member, job_id]
+            faultpoints.hit("S1")
             try:
                 moved += await self._scripts.call("promote_due", keys, *args)
             except RedisError as exc:

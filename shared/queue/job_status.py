@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from shared import keyspace
 from shared.domain.job import TERMINAL, Job, JobState
@@ -83,6 +83,8 @@ class JobStatuses:
             ("XPENDING", lane, keyspace.GROUP, "-", until, _LOOKED_AT),
             ("ZRANK", backlog, key),
         ])  # fmt: skip
+        if isinstance(taken, ResponseError):
+            taken = []  # no worker ever served this lane, so it has no group yet
         for answer in (in_lane, taken, rank):
             if isinstance(answer, Exception):
                 raise answer

@@ -28,6 +28,9 @@ class MemoryWatch:
         self._link = link
         self._limit = settings.max_memory_percent
         self._percent = 0
+        self.used_bytes = 0
+        self.max_bytes = 0
+        """Of the fullest master; 0 where there is no limit."""
 
     def require_room(self) -> None:
         """Raises QueueFull."""
@@ -40,7 +43,9 @@ class MemoryWatch:
     async def look(self) -> None:
         """Raises RedisError; what was seen before then stands. Of a cluster, its fullest master counts."""
         answers = await self._link.execute_everywhere("INFO", "memory")
-        before, self._percent = self._percent, max(map(_percent, answers))
+        found = max((_facts(answer) for answer in answers), key=lambda of: (_percent(*of), of))
+        self.used_bytes, self.max_bytes = found
+        before, self._percent = self._percent, _percent(*found)
         if (before >= self._limit) != (self._percent >= self._limit):
             say = logger.error if self._percent >= self._limit else logger.info
             say("redis memory", percent=self._percent, refuses=self._percent >= self._limit)
@@ -54,8 +59,12 @@ class MemoryWatch:
             await asyncio.sleep(LOOK_SECONDS)
 
 
-def _percent(info: bytes) -> int:
-    """A server without `maxmemory` is never full."""
+def _facts(info: bytes) -> tuple[int, int]:
+    """Bytes used, and at most."""
     facts = {name: int(value) for name, value in _FIELD.findall(info)}
-    limit = facts.get(b"maxmemory", 0)
-    return 100 * facts.get(b"used_memory", 0) // limit if limit else 0
+    return facts.get(b"used_memory", 0), facts.get(b"maxmemory", 0)
+
+
+def _percent(used: int, limit: int) -> int:
+    """A server without `maxmemory` is never full."""
+    return 100 * used // limit if limit else 0

@@ -17,6 +17,7 @@ from shared.errors import (
     BrokerError,
     IdempotencyMismatch,
     InvalidRequest,
+    JobForgotten,
     QueueFull,
     QueueUnavailable,
     TooManyWaiting,
@@ -30,13 +31,15 @@ from shared.settings import QueueSettings
 
 _WORKER_CHANNEL_PREFIX: Final = keyspace.worker_channel("")
 _PAGE: Final = 500
+KEY_SECONDS: Final = 86_400.0
+"""How long an Idempotency-Key stands for its job, and the job can be found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Accepted:
     """`state` of the job that was there already; None when it is new.
 
-    `joined`: the identical job in flight that stands for this one.
+    `joined`: the identical job that stands for this one; its `state` where it is that of an earlier try.
     `position` among those that wait, 1 being next, and what that means in time; 0 when there was room.
     """
 
@@ -48,6 +51,18 @@ class Accepted:
     @property
     def attached(self) -> bool:
         return self.state is not None or self.joined is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Try:
+    """One of a client's tries at a request. `digest`: what they share; `again`: not the first of them.
+
+    `window_seconds`: how long the next one may join this one's job.
+    """
+
+    digest: str
+    again: bool
+    window_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +103,9 @@ class Producer:
         store: bool = False,
         cost: int = 1,
         twins: str | None = None,
+        claim: str | None = None,
+        claim_seconds: float = 0.0,
+        tried: Try | None = None,
         drained_per_second: float = 0.0,
         ahead: int = 0,
         call_seconds: float = 0.0,
@@ -97,11 +115,15 @@ class Producer:
         `reader`: token of the request that waits; `keep`: run to the end, also when all readers left.
         `store`: keep its body as long as its result. `cost`: what its tenant's turn pays, in tokens.
         `twins`: digest that identical jobs share, of an id `new_id_beside` it; one in flight is joined.
+        `claim`: digest of the Idempotency-Key that stands for it, from now on for `claim_seconds`; never with
+        `twins`.
+        `tried`: the job of an earlier try is joined if it lies in this shard and runs, or ended well and
+        unread; otherwise this is the job that a later one may join.
         `drained_per_second` by all workers of its provider, 0 if unknown; `ahead`: jobs in higher lanes;
         `call_seconds`: what the call takes once it began, 0 if unknown.
 
-        Raises QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, or IdempotencyMismatch when the
-        id was used for another body.
+        Raises QueueFull, TooManyWaiting, WaitTooLong, QueueUnavailable, IdempotencyMismatch when the id was
+        used for another body, or JobForgotten when its job was removed.
         """
         settings = self._settings
         shard = keyspace.shard_of(job.id, settings.shards)
@@ -113,6 +135,10 @@ class Producer:
         ]
         if twins is not None:
             keys.append(keyspace.flight(shard, twins))
+        elif claim is not None and keyspace.shard_of(claim, settings.shards) == shard:
+            keys.append(keyspace.idempotent(shard, claim))
+        if tried is not None:  # never with a key
+            keys.append(keyspace.tried(shard, tried.digest))
         answer = await self._call(
             "enqueue",
             keys,
@@ -135,6 +161,10 @@ class Producer:
             int(drained_per_second * 1000 / settings.shards),
             ahead,
             int(call_seconds * 1000),
+            job.row or "",
+            "" if claim is None else int(claim_seconds * 1000),
+            "" if tried is None else int(tried.window_seconds * 1000),
+            "1" if tried is not None and tried.again else "",
         )
         status = answer[0]
         if status == b"queued":
@@ -143,6 +173,8 @@ class Producer:
             return Accepted(state=JobState(answer[1].decode()))
         if status == b"joined":
             return Accepted(joined=JobId(answer[1].decode()))
+        if status == b"tried":
+            return Accepted(state=JobState(answer[2].decode()), joined=JobId(answer[1].decode()))
         raise _refusal(answer, target.provider, drained_per_second, job.budget_ms)
 
     def new_id_beside(self, digest: str) -> JobId:
@@ -151,6 +183,15 @@ class Producer:
         if shards == 1:
             return new_job_id()
         return new_job_id_in(keyspace.shard_of(digest, shards), lambda name: keyspace.shard_of(name, shards))
+
+    async def earlier_try(self, tried: Try) -> JobId | None:
+        """Of a job with a row. A first try has none, and nobody takes an older one for it from now on."""
+        key = keyspace.tried(keyspace.shard_of(tried.digest, self._settings.shards), tried.digest)
+        if not tried.again:
+            await self._execute("DEL", key)
+            return None
+        job: bytes | None = await self._execute("GET", key)
+        return None if job is None else JobId(job.rpartition(b":")[2].decode())
 
     async def claim_key(
         self, digest: str, job_id: JobId, *, instead_of: JobId | None, seconds: float
@@ -167,6 +208,11 @@ class Producer:
         """A reader is gone; `cancel(..., if_unread=True)` decides about the job."""
         shard = keyspace.shard_of(job.id, self._settings.shards)
         await self._call("leave", [keyspace.job(shard, job.id)], reader)
+
+    async def listen(self, job_id: JobId, account: AccountId, *, reply_to: str) -> bool:
+        """Whether the channel will hear of the job: not where the account has none, or it ended."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        return bool(await self._call("listen", [keyspace.job(shard, job_id)], account, reply_to))
 
     async def cancel(self, job: Job, *, if_unread: bool = False) -> str:
         """`missing`, `kept`, `cancelled`, `stopping` or `done`.
@@ -227,6 +273,11 @@ class Producer:
             return job_state
         return Result(ResultHead.from_wire(head), body, int(last))
 
+    async def was_forgotten(self, job_id: JobId) -> bool:
+        """Whether it was removed at its owner's wish; its id is not used again."""
+        shard = keyspace.shard_of(job_id, self._settings.shards)
+        return bool(await self._execute("HEXISTS", keyspace.job(shard, job_id), "forgotten"))
+
     async def stored(self, job_id: JobId, account: AccountId) -> StoredJob | None:
         """The job and what came of it; None when this account has no such job."""
         shard = keyspace.shard_of(job_id, self._settings.shards)
@@ -243,7 +294,7 @@ class Producer:
         return StoredJob(Job.from_wire(header, body or b""), job_state, result)
 
     async def forget(self, job_id: JobId, account: AccountId) -> str:
-        """`missing`, `running` or `forgotten`: only a job that ended can be removed."""
+        """`missing`, `running` or `forgotten`: only a job that ended can be removed. Its id stays taken."""
         shard = keyspace.shard_of(job_id, self._settings.shards)
         keys = [keyspace.job(shard, job_id), keyspace.events(shard, job_id)]
         answer = await self._call("forget", keys, account)
@@ -304,6 +355,8 @@ def _refusal(answer: list[Any], provider: str, drained_per_second: float, budget
     status = answer[0]
     if status == b"conflict":
         return IdempotencyMismatch("This Idempotency-Key was used with a different request body.")
+    if status == b"forgotten":
+        return JobForgotten("The job of this Idempotency-Key is being deleted.")
     if status == b"hopeless":
         excess = (int(answer[1]) - budget_ms) / 1000
         return (TooManyWaiting if answer[2] else WaitTooLong)(

@@ -182,6 +182,10 @@ class RedisLink(ABC):
     async def execute(self, *args: RedisArg) -> Any:
         """The server's reply, undecoded. Raises RedisError (redis-py's tree)."""
 
+    def start(self, *args: RedisArg) -> asyncio.Future[Any]:
+        """The same, for whom the answer is to be told in a callback: without a task where none is needed."""
+        return asyncio.ensure_future(self.execute(*args))
+
     async def execute_many(self, commands: list[tuple[RedisArg, ...]]) -> list[Any]:
         """All replies in order; a refused command appears as its exception instead of raising."""
         return await asyncio.gather(*(self.execute(*c) for c in commands), return_exceptions=True)
@@ -235,6 +239,11 @@ class ServerLink(RedisLink):
         future: asyncio.Future[Any] = loop.create_future()
         self._send(pack(*args), future, loop)
         return await future
+
+    def start(self, *args: RedisArg) -> asyncio.Future[Any]:
+        if self._protocol is None or self._connecting is not None:
+            return super().start(*args)
+        return self._ask(pack(*args))
 
     async def execute_asking(self, *args: RedisArg) -> Any:
         """The same on a node of a cluster that is only about to get the key's slot."""

@@ -24,7 +24,9 @@ SCRIPTS: Final = (
     "forget_consumer",
     "hand_back",
     "heartbeat",
+    "kept",
     "leave",
+    "listen",
     "move",
     "promote_due",
     "purge",
@@ -34,9 +36,10 @@ SCRIPTS: Final = (
 )
 
 _FLAGS: Final = re.compile(r"^-- flags: ([a-z, -]+)$", re.MULTILINE)
-_ALLOW_OOM: Final = "redis.pcall('HDEL', KEYS[1], '')\n"
-"""What `allow-oom` is before 7.0: a full server refuses no write of a script that wrote already, and
-HDEL is a write that it never refuses. This one changes nothing (eval.c of 6.2, `lua_write_dirty`).
+ALLOW_OOM: Final = "redis.pcall('HDEL', KEYS[1], '')\n"
+"""What `allow-oom` is before 7.0, and since then for scripts without flags: a full server refuses no write
+of a script that wrote already, and HDEL is a write that it never refuses. This one changes nothing
+(eval.c of 6.2, `lua_write_dirty`; script.c of 7.0, `scriptVerifyOOM`).
 """
 
 
@@ -48,7 +51,7 @@ def source(name: str, *, with_flags: bool) -> str:
     flags = _FLAGS.search(body)
     if flags is None:
         return text
-    return f"#!lua flags={flags[1]}\n{text}" if with_flags else _ALLOW_OOM + text
+    return f"#!lua flags={flags[1]}\n{text}" if with_flags else ALLOW_OOM + text
 
 
 class Scripts:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -13,7 +12,7 @@ from shared.domain.allowance import Limits
 from shared.domain.roles import Role
 from shared.ids import AccountId
 from tests.fakes.eventually import eventually
-from tests.fakes.server_process import free_port
+from tests.fakes.webhook_receiver import WebhookReceiver
 from tests.fixtures.stack import FreshStack
 
 pytestmark = pytest.mark.xdist_group("alerts")
@@ -21,37 +20,14 @@ pytestmark = pytest.mark.xdist_group("alerts")
 PATH = "/api/v1/account/alerts"
 
 
-class Hook:
-    """A receiver on a real socket."""
-
-    def __init__(self) -> None:
-        self.port = free_port()
-        self.heard: list[tuple[dict[str, str], dict[str, Any]]] = []
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}/hook"
-
-    async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode().split("\r\n")[1:-2]
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in head)}
-        body = await reader.readexactly(int(headers["content-length"]))
-        self.heard.append((headers, json.loads(body)))
-        writer.write(b"HTTP/1.1 204 Fine\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
-        await writer.drain()
-        writer.close()
-
-
 @pytest.fixture
-async def hook() -> AsyncIterator[Hook]:
-    made = Hook()
-    async with await asyncio.start_server(made.answer, "127.0.0.1", made.port) as server:
-        yield made
-        server.close()
+async def hook() -> AsyncIterator[WebhookReceiver]:
+    async with WebhookReceiver() as receiver:
+        yield receiver
 
 
-async def test_each_threshold_is_told_once(fresh_stack: FreshStack, hook: Hook) -> None:
-    private = json.dumps([f"127.0.0.1:{hook.port}"])
+async def test_each_threshold_is_told_once(fresh_stack: FreshStack, hook: WebhookReceiver) -> None:
+    private = json.dumps([hook.host])
     stack = await fresh_stack(settings={"HEADRACE_EGRESS__PRIVATE_HOSTS": private})
     account = AccountId("alerted")
     key = await stack.new_api_key(account, account_limits=Limits(daily_requests=4), role=Role.ADMIN)
@@ -66,7 +42,8 @@ async def test_each_threshold_is_told_once(fresh_stack: FreshStack, hook: Hook) 
             for n in range(5)
         ]
 
-        await eventually(lambda: len(hook.heard) == 2, "both thresholds told", within=15)
+        await eventually(lambda: len(hook.received) == 2, "both thresholds told", within=15)
+        secret = (await client.get("/api/v1/webhooks/secret")).json()["secret"]
         removed = await client.delete(PATH)
         after = await client.get(PATH)
 
@@ -74,13 +51,13 @@ async def test_each_threshold_is_told_once(fresh_stack: FreshStack, hook: Hook) 
     assert [removed.status_code, after.status_code] == [204, 404]
     assert read.json() == {"url": hook.url, "thresholds": [50, 100]}
     assert statuses == [200] * 4 + [429]
-    told = {event["data"]["threshold_percent"]: event["data"] for _, event in hook.heard}
+    told = {call.event["data"]["threshold_percent"]: call.event["data"] for call in hook.received}
     assert set(told) == {50, 100}
     assert told[100]["account"] == account
     assert (told[100]["scope"], told[100]["measure"]) == ("account", "daily_requests")
     assert (told[100]["used"], told[100]["limit"]) == (4, 4)
-    assert len({headers["webhook-id"] for headers, _ in hook.heard}) == 2
-    assert {event["type"] for _, event in hook.heard} == {"quota.threshold"}
+    assert len(set(hook.ids)) == 2
+    assert {call.verified(secret)["type"] for call in hook.received} == {"quota.threshold"}
 
 
 REFUSED: list[dict[str, Any]] = [

@@ -227,6 +227,21 @@ BEYOND: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
+async def test_a_key_of_the_account_that_sees_no_keys_finds_none(stack: Stack) -> None:
+    ada = await a_person(stack)
+    narrow = await a_key(ada, owner="account", role="member", scopes=["api-keys:own"])
+
+    async with client_with(stack, narrow["key"]) as client:
+        answers = [
+            await client.get(f"{KEYS}/{narrow['id']}"),
+            await client.delete(f"{KEYS}/{narrow['id']}"),
+            await client.get(f"{KEYS}/{(await a_key(ada))['id']}"),
+            await client.get(f"{KEYS}/key_00000000"),
+        ]
+
+    assert [answer.status_code for answer in answers] == [404] * 4
+
+
 @pytest.mark.parametrize(("own", "asked"), BEYOND)
 async def test_a_key_issues_no_key_that_may_do_more(
     stack: Stack, own: dict[str, Any], asked: dict[str, Any]
@@ -318,7 +333,7 @@ async def test_bad_input_is_told_and_makes_no_key(stack: Stack) -> None:
         queries = [
             await client.get(f"{KEYS}?limit=0"),
             await client.get(f"{KEYS}?limit=x"),
-            await client.get(f"{KEYS}?cursor=%00"),
+            await client.get(f"{KEYS}?cursor=%20"),
             await client.post(f"{KEYS}/{key['id']}/rotate", json={"grace_seconds": -1}),
             await client.post(f"{KEYS}/{key['id']}/rotate", json={"grace_seconds": "1"}),
         ]
@@ -371,3 +386,15 @@ async def test_without_redis_a_rotated_key_is_shown_and_good_and_what_is_not_tol
     assert await status_of(stack, other["key"]) == 401
     assert (revoked.status_code, shown.json()["state"]) == (503, "revoked")
     assert "Revoke it again" in revoked.json()["error"]["message"]
+
+
+async def test_rotation_with_a_grace_makes_no_more_keys_than_there_may_be(stack: Stack) -> None:
+    person = await a_person(stack, "Many")
+    async with person.client() as client:
+        newest = (await client.post(KEYS, json={"name": "first"})).json()["id"]
+        for _ in range(99):
+            newest = (await client.post(f"{KEYS}/{newest}/rotate", json={"grace_seconds": 3600})).json()["id"]
+        refused = await client.post(f"{KEYS}/{newest}/rotate", json={"grace_seconds": 3600})
+        at_once = await client.post(f"{KEYS}/{newest}/rotate", json={"grace_seconds": 0})
+
+    assert (refused.status_code, at_once.status_code) == (409, 201)

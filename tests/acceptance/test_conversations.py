@@ -11,6 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
+from shared.domain.allowance import Limits
 from shared.domain.roles import Permission, Role
 from shared.ids import AccountId
 from tests.fakes.stack import Stack, start_apart
@@ -97,6 +98,19 @@ async def test_a_turn_that_failed_is_not_kept(stack: Stack) -> None:
 
     assert failed.status_code == 400
     assert len(messages) == 2
+
+
+async def test_a_conversation_whose_first_turn_is_refused_or_fails_never_began(stack: Stack) -> None:
+    limits = Limits(window_requests=2, window_seconds=900)
+    async with await client_of(stack, account="strict", limits=limits) as client:
+        failed = await client.post(CHAT, json=asked('!script {"status": 400}\nBoom'))
+        answered = await client.post(CHAT, json=asked("Hello"))
+        refused = [await client.post(CHAT, json=asked(f"{n}")) for n in range(3)]
+        listed = (await client.get(PATH)).json()
+
+    assert (failed.status_code, answered.status_code) == (400, 200)
+    assert {answer.status_code for answer in refused} == {429}
+    assert [one["id"] for one in listed["data"]] == [answered.json()["conversation_id"]]
 
 
 async def test_a_repeated_request_is_one_turn_of_one_conversation(stack: Stack) -> None:

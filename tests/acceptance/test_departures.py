@@ -188,3 +188,22 @@ async def test_a_caller_who_leaves_within_its_body_is_no_error_of_ours(stack: St
     await eventually(logged, "a line about it")
     assert [event["status"] for event in logged()] == [499]
     assert not [event for event in stack.apis[0].events("request failed") if event["request_id"] == name]
+
+
+@pytest.mark.parametrize("route", ["/v1/chat/completions", "/api/v1/chat"])
+async def test_a_hundred_identical_requests_under_one_key_are_one_call_and_equal_answers(
+    fresh_stack: FreshStack, route: str
+) -> None:
+    stack = await fresh_stack(apis=2)
+    headers = {"Idempotency-Key": "one-of-a-hundred"}
+    body = chat({"before_headers_ms": 300})
+    async with stack.client(stack.apis[0]) as one, stack.client(stack.apis[1]) as two:
+        answers = await asyncio.gather(
+            *((one, two)[turn % 2].post(route, json=body, headers=headers) for turn in range(100))
+        )
+        replayed = await one.post(route, json=body, headers=headers)
+
+    assert {answer.status_code for answer in answers} == {200}
+    assert {answer.content for answer in [*answers, replayed]} == {answers[0].content}
+    assert replayed.headers["idempotent-replayed"] == "true"
+    assert outcomes(stack) == ["complete"]

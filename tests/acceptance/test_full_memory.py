@@ -35,7 +35,7 @@ async def test_near_full_memory_refuses_every_new_job_and_lets_running_ones_end(
         running = asyncio.create_task(_ask(client, "/v1/chat/completions", _slow()))
         await eventually(broker.calls, "the running job's call")
         broker.redis.fill_to(85)
-        await eventually(lambda: broker.log_events("redis memory"), "the api's notice")
+        await eventually(lambda: broker.apis[0].events("redis memory"), "the api's notice")
 
         for path, body in ASKS.items():
             refusal = await _ask(client, path, body)

@@ -26,6 +26,11 @@ UNKNOWN: Final = {
     "user_id": "usr_" + "0" * 24,
     "account_id": "acc_" + "0" * 24,
     "conversation_id": "conv_" + "0" * 24,
+    "endpoint_id": "wh_" + "0" * 24,
+    "delivery_id": "msg_" + "0" * 32,
+    "file_id": "file-" + "0" * 24,
+    "batch_id": "batch_" + "0" * 32,
+    "message_batch_id": "batch_" + "0" * 32,
 }
 OF_NOBODY: Final = {"provider", "model"}
 """Parameters that name what everybody may know."""
@@ -34,6 +39,8 @@ BODIES: Final[dict[str, Any]] = {
     "PATCH /api/v1/admin/accounts/{account_id}": {"tier": "paid"},
     "PATCH /api/v1/admin/users/{user_id}": {"name": "Eve"},
     "POST /api/v1/api-keys/{key_id}/rotate": {},
+    "PATCH /api/v1/webhooks/{endpoint_id}": {"enabled": False},
+    "POST /api/v1/webhooks/{endpoint_id}/rotate": {},
 }
 
 
@@ -93,13 +100,54 @@ async def hers(ada: Person) -> AsyncIterator[dict[str, str]]:
                 "conversation_id": "new",
             },
         )
+        job = await client.post(
+            "/api/v1/jobs",
+            json={
+                "endpoint": "/v1/responses",
+                "body": {"model": "gpt-4o-mini", "input": "Hello"},
+            },
+        )
+        assert job.status_code == 202, job.text
+        endpoint = await client.post("/api/v1/webhooks", json={"url": "https://hooks.example.com/ada"})
+        tested = await client.post(f"/api/v1/webhooks/{endpoint.json()['id']}/test")
+        file = await client.post(
+            "/v1/files", files={"file": ("of-ada.jsonl", b"{}")}, data={"purpose": "batch"}
+        )
+        batch = await client.post(
+            "/v1/batches",
+            json={
+                "input_file_id": file.json()["id"],
+                "endpoint": "/v1/chat/completions",
+                "completion_window": "24h",
+            },
+        )
+        messages = await client.post(
+            "/v1/messages/batches",
+            json={
+                "requests": [
+                    {
+                        "custom_id": "a",
+                        "params": {
+                            "model": "claude-haiku-4-5",
+                            "max_tokens": 9,
+                            "messages": [{"role": "user", "content": "Hello"}],
+                        },
+                    }
+                ]
+            },
+        )
         yield {
-            "job_id": answered.headers["x-headrace-job-id"],
+            "endpoint_id": endpoint.json()["id"],
+            "delivery_id": tested.json()["id"],
+            "job_id": job.json()["id"],
+            "batch_id": batch.json()["id"],
+            "message_batch_id": messages.json()["id"],
             "response_id": answered.json()["id"],
             "key_id": key.json()["id"],
             "credential_id": credential.json()["id"],
             "user_id": ada.id,
             "account_id": ada.account,
+            "file_id": file.json()["id"],
             "conversation_id": kept.headers.get("x-headrace-conversation-id", UNKNOWN["conversation_id"]),
         }
 
@@ -119,6 +167,7 @@ def told(answer: httpx.Response) -> tuple[int, Any]:
     """What may be told apart: all but the id of the request."""
     body = answer.json()
     body["error"].pop("trace_id", None)
+    body.pop("request_id", None)
     return answer.status_code, body
 
 
@@ -147,9 +196,16 @@ async def test_what_is_ones_own_is_found(ada: Person, hers: dict[str, str]) -> N
         for path in (
             "/api/v1/jobs/{job_id}",
             "/v1/responses/{response_id}",
+            "/v1/files/{file_id}",
+            "/v1/batches/{batch_id}",
+            "/api/v1/batches/{batch_id}",
+            "/v1/messages/batches/{message_batch_id}",
+            "/v1/files/{file_id}/content",
             "/api/v1/api-keys/{key_id}",
             "/api/v1/keys/{credential_id}",
             "/api/v1/members/{user_id}",
+            "/api/v1/webhooks/{endpoint_id}",
+            "/api/v1/webhooks/deliveries/{delivery_id}",
         ):
             answer = await Route("GET", path).ask(owner, hers)
             assert answer.status_code == 200, path
@@ -189,8 +245,15 @@ async def test_lists_hold_what_is_ones_own_alone(ada: Person, eve: Person, hers:
             "/api/v1/members",
             "/api/v1/usage?by=key",
             "/api/v1/usage/jobs",
+            "/api/v1/jobs",
             "/api/v1/audit",
             "/api/v1/quota",
+            "/api/v1/webhooks",
+            "/api/v1/webhooks/deliveries",
+            "/v1/files",
+            "/v1/batches",
+            "/api/v1/batches",
+            "/v1/messages/batches",
         ):
             answer = await stranger.get(path)
             assert answer.status_code == 200, path

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from shared.db.engine import create_engine
+from shared.db.engine import create_engine, writing
+from shared.db.tables import usage
 from shared.domain.roles import Permission
 from shared.ids import AccountId
 from tests.fakes.eventually import eventually
@@ -192,7 +194,7 @@ async def test_a_key_without_the_scope_sees_nothing(stack: Stack) -> None:
         {"by": ["day", "model", "key", "user"]},
         {"outcome": "fine"},
         {"format": "xml"},
-        {"model": "a\u0000b"},
+        {"model": "a b"},
         {"model": "x" * 300},
     ],
 )
@@ -209,3 +211,38 @@ async def test_a_cursor_of_ones_own_making_is_refused(stack: Stack, cursor: str)
         answer = await client.get("/api/v1/usage/jobs", params={"cursor": cursor})
 
     assert answer.status_code == 422
+
+
+async def test_a_report_that_has_not_all_groups_says_so(stack: Stack) -> None:
+    now = datetime.now(UTC)
+    row = {
+        **{"account_id": "acc_many", "request_id": "req_1", "kind": "chat", "surface": "openai"},
+        **{
+            "lane": "interactive",
+            "stream": False,
+            "provider": "openai",
+            "model": "m",
+            "outcome": "succeeded",
+        },
+        **{"prompt_tokens": 1, "completion_tokens": 1, "cached_tokens": 0, "reasoning_tokens": 0},
+        **{"estimated": False, "cost_micro_usd": 1, "queue_ms": 0, "provider_ms": 0, "attempts": 1},
+        **{"deliveries": 1, "created_at": now},
+    }
+    engine = create_engine(stack.database_url)
+    async with writing(engine) as connection:
+        rows = [row | {"job_id": f"many_{n}", "api_key_id": f"key_{n}"} for n in range(10_001)]
+        await connection.execute(usage.insert(), rows)
+    await engine.dispose()
+
+    async with await client_of(stack, "acc_many") as client:
+        as_json = (await client.get("/api/v1/usage", params={"by": "key"})).json()
+        as_csv = await client.get("/api/v1/usage", params={"by": "key", "format": "csv"})
+        whole = await client.get("/api/v1/usage", params={"by": "model", "format": "csv"})
+
+    assert (as_json["truncated"], len(as_json["groups"]), as_json["total"]["jobs"]) == (
+        True,
+        10_000,
+        10_001,
+    )
+    assert as_csv.headers["x-truncated"] == "true"
+    assert "x-truncated" not in whole.headers

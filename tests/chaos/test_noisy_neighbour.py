@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import pytest
 
-from api.urgency import cost_of
 from shared import keyspace
 from shared.domain.job import JobKind, Lane
 from shared.ids import AccountId
 from shared.queue.producer import Producer
+from shared.requests.turn import cost_of
 from shared.settings import QueueSettings
 from tests.chaos import size
 from tests.chaos.callers import Manner, ask, closed_loop, scripts, session_of

@@ -62,6 +62,7 @@ PATHS: Final[dict[JobKind, set[str]]] = {
     JobKind.COUNT_TOKENS: {"/anthropic/v1/messages/count_tokens"},
 }
 """Where providers have it that have no /v1, or more than one origin."""
+INTERNAL = {JobKind.CREDENTIAL_CHECK, JobKind.PROVIDER_BATCH}
 
 
 @pytest.fixture(params=list(BUILT_IN.values()), ids=list(BUILT_IN))
@@ -223,6 +224,22 @@ async def test_the_phase_of_connecting_has_its_clock(caller: Caller, full_backlo
     assert isinstance(heard.error, ProviderTimeout)
     assert "connected" in heard.error.message
     assert not heard.progress.sent
+
+
+async def test_a_call_that_ends_while_it_connects_has_sent_nothing(caller: Caller, full_backlog: int) -> None:
+    nowhere = Caller(caller.profile, caller.provider, url=f"http://127.0.0.1:{full_backlog}/v1")
+
+    heard = await nowhere.call(settings=HASTY.model_copy(update={"connect_seconds": 60.0}))
+
+    assert isinstance(heard.error, ProviderTimeout)
+    assert "did not answer in time" in heard.error.message
+    assert not heard.progress.sent
+
+
+async def test_a_call_that_was_answered_was_sent(caller: Caller) -> None:
+    heard = await caller.say("Hello")
+
+    assert heard.progress.sent
 
 
 @pytest.mark.parametrize("scheme", ["http", "https"])
@@ -431,7 +448,7 @@ async def test_a_count_of_tokens(caller: Caller) -> None:
     assert heard.body == {"input_tokens": 2}
 
 
-@pytest.mark.parametrize("kind", [k for k in JobKind if k is not JobKind.CREDENTIAL_CHECK], ids=str)
+@pytest.mark.parametrize("kind", [k for k in JobKind if k not in INTERNAL], ids=str)
 async def test_each_kind_goes_to_the_path_where_the_provider_has_it(
     provider: ScriptedProvider, kind: JobKind
 ) -> None:

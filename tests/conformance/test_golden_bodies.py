@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 import pytest
@@ -172,10 +172,11 @@ def test_answers_of_the_other_kinds_are_read(profile: ProviderProfile, kind: Job
         assert document["summary"] == "A short text."
 
 
+WITHOUT_BODIES: Final = {JobKind.COUNT_TOKENS, JobKind.CREDENTIAL_CHECK, JobKind.PROVIDER_BATCH}
+
+
 @every_provider
-@pytest.mark.parametrize(
-    "kind", [k for k in JobKind if k not in {JobKind.COUNT_TOKENS, JobKind.CREDENTIAL_CHECK}], ids=str
-)
+@pytest.mark.parametrize("kind", [k for k in JobKind if k not in WITHOUT_BODIES], ids=str)
 def test_a_kind_is_served_or_refused_by_name(profile: ProviderProfile, kind: JobKind) -> None:
     if profile.serves(kind):
         request = profile.codec(kind).encode(goldens.call_of(profile, kind))

@@ -24,4 +24,4 @@ def test_every_scenario_holds_for_the_last_0_x_client(broker: BrokerUnderTest) -
         variables={MAJOR_VARIABLE: "0"},
     )
 
-    assert passed >= 113
+    assert passed >= 129

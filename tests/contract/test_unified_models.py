@@ -109,7 +109,10 @@ def test_models_are_listed_with_limits_prices_and_where_they_were_read(http: htt
         "cached_prompt": 0.075,
         "completion": 0.6,
         "cache_write": None,
+        "cache_write_1h": None,
     }
+    sonnet = models["claude-sonnet-4-5"]["usd_per_million"]
+    assert (sonnet["cache_write"], sonnet["cache_write_1h"]) == (3.75, 6.0)
     assert "vision" in mini["capabilities"]
     assert mini["source"].startswith("https://")
     assert mini["read"].startswith("2026-11-")

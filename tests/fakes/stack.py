@@ -43,6 +43,7 @@ from shared.db.repositories import accounts
 from shared.db.repositories import api_keys as api_key_rows
 from shared.domain.allowance import NO_LIMITS, Limits, Tier
 from shared.ids import AccountId
+from tests.fakes import fork_server
 from tests.fakes.eventually import NeverCame, eventually
 from tests.fakes.provider import CallRecord, ScriptedProvider
 from tests.fakes.redis_server import RedisServer
@@ -71,6 +72,10 @@ FAST: Final[Mapping[str, str]] = {
     "HEADRACE_API__DISCONNECT_GRACE_SECONDS": "1",
     "HEADRACE_API__DRAIN_SECONDS": "5",
     "HEADRACE_WORKER__DRAIN_SECONDS": "10",
+    "HEADRACE_JOBS__RECONCILE_SECONDS": "0.5",
+    "HEADRACE_JOBS__LOST_AFTER_SECONDS": "1.5",
+    "HEADRACE_BATCHES__LOOK_SECONDS": "0.1",
+    "HEADRACE_BATCHES__CANCEL_SECONDS": "5",
 }
 """Every clock of the broker turned up, in the proportions of the defaults."""
 
@@ -80,7 +85,7 @@ class Process:
     """One process of the stack. `lines()` is all it wrote, as JSON where it is JSON."""
 
     name: str
-    popen: subprocess.Popen[bytes]
+    popen: Running
     log: Path
     port: int = 0
     started_at: float = field(default_factory=time.time)
@@ -139,6 +144,23 @@ class AnyRedis(Protocol):
     def stop(self, *, forget: bool = False) -> None: ...
 
 
+class Running(Protocol):
+    """A process that we started: subprocess.Popen, or a fork."""
+
+    @property
+    def pid(self) -> int: ...
+
+    def poll(self) -> int | None: ...
+
+    def wait(self, timeout: float | None = None) -> int: ...
+
+    def send_signal(self, sig: int) -> None: ...
+
+    def terminate(self) -> None: ...
+
+    def kill(self) -> None: ...
+
+
 class DidNotStart(Exception):
     def __init__(self, process: Process) -> None:
         output = "\n".join(process.output().splitlines()[-40:])
@@ -163,8 +185,12 @@ class Stack:
         database_template: Path | None = None,
         database_url: str = "",
         redis: AnyRedis | None = None,
+        forks: bool = fork_server.SUPPORTED,
     ) -> None:
-        """`database_template`: a migrated SQLite file to copy. `database_url`, `redis`: the caller's own."""
+        """`database_template`: a migrated SQLite file to copy. `database_url`, `redis`: the caller's own.
+
+        `forks`: processes start with their imports done; otherwise each is an interpreter of its own.
+        """
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-stack-"))
         self._logs = self.folder / "logs"
         self._logs.mkdir()
@@ -189,6 +215,7 @@ class Stack:
         ]
         self.master_key, self._master_public_key = new_master_key()
         self.secrets.append(("master key", self.master_key))
+        self._forks = forks
         self._started = 0
         self._all: list[Process] = []
         self._watcher = _Watcher()
@@ -289,8 +316,8 @@ class Stack:
         self.workers.append(process)
         return process
 
-    def spawn_scheduler(self, **settings: str) -> Process:
-        process = self._spawn("scheduler", settings)
+    def spawn_scheduler(self, *, faultpoints: str = "", **settings: str) -> Process:
+        process = self._spawn("scheduler", {"FAULTPOINTS": faultpoints, **settings})
         self.schedulers.append(process)
         return process
 
@@ -301,8 +328,8 @@ class Stack:
         """`faultpoints`: where it kills itself, such as `W3@17`; see shared/faultpoints.py."""
         return await self.ready(self.spawn_worker(faultpoints=faultpoints, **settings))
 
-    async def start_scheduler(self, **settings: str) -> Process:
-        return await self.ready(self.spawn_scheduler(**settings))
+    async def start_scheduler(self, *, faultpoints: str = "", **settings: str) -> Process:
+        return await self.ready(self.spawn_scheduler(faultpoints=faultpoints, **settings))
 
     async def kill9(self, process: Process) -> None:
         self._signal(process, signal.SIGKILL)
@@ -432,7 +459,12 @@ class Stack:
         with log.open("ab") as output:
             # Empty is as good as unset, which a release that does not know the variable insists on.
             environment = {name: v for name, v in {**self.environment(), **settings}.items() if v}
-            popen = _popen(_command(kind), environment, self.folder, output)
+            popen: Running
+            # Of the code on another path nothing is imported yet.
+            if self._forks and environment["PYTHONPATH"] == str(_ROOT):
+                popen = fork_server.of(kind).fork(environment, self.folder, output)
+            else:
+                popen = _popen(_command(kind), environment, self.folder, output)
         self._watcher.guard(popen.pid)
         process = Process(name, popen, log, port)
         self._all.append(process)

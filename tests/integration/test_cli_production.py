@@ -82,7 +82,11 @@ def test_a_production_that_is_set_up_well_starts(started: list[str]) -> None:
 
 @pytest.mark.parametrize("kind", [name for name in WEAK if name != "short"])
 @pytest.mark.parametrize(
-    "variable", ["JWT_SECRET", "HEADRACE_KEY_PEPPER", "HEADRACE_MASTER_KEY", "HEADRACE_ADMIN_TOKEN"]
+    "variable",
+    [
+        *("JWT_SECRET", "HEADRACE_JWT_SECRET_BEFORE", "HEADRACE_KEY_PEPPER", "HEADRACE_MASTER_KEY"),
+        "HEADRACE_ADMIN_TOKEN",
+    ],
 )
 def test_a_secret_that_can_be_guessed_is_refused(variable: str, kind: str, started: list[str]) -> None:
     result = run(**{variable: WEAK[kind]})
@@ -131,16 +135,16 @@ def test_one_secret_for_two_purposes_is_refused() -> None:
     assert run(JWT_SECRET=SECRET, HEADRACE_ENVIRONMENT="development").exit_code == 0
 
 
-def test_who_checks_keys_needs_the_pepper_and_nobody_else_does(tmp_path: Path, started: list[str]) -> None:
+def test_who_checks_keys_or_signs_webhooks_needs_the_pepper(tmp_path: Path, started: list[str]) -> None:
     kept = tmp_path / ".headrace" / "key-pepper"
     kept.parent.mkdir()
     kept.write_text(SECRET)
 
-    assert is_refused(run("api", HEADRACE_KEY_PEPPER=""), "HEADRACE_KEY_PEPPER is not set")
-    assert is_refused(run("up", HEADRACE_KEY_PEPPER=""), "HEADRACE_KEY_PEPPER is not set")
+    for process in ("api", "scheduler", "up"):
+        assert is_refused(run(process, HEADRACE_KEY_PEPPER=""), "HEADRACE_KEY_PEPPER is not set")
     assert started == []
-    assert run("scheduler", HEADRACE_KEY_PEPPER="").exit_code == 0
-    assert run("api", HEADRACE_KEY_PEPPER="", HEADRACE_ENVIRONMENT="development").exit_code == 0
+    for process in ("api", "scheduler"):
+        assert run(process, HEADRACE_KEY_PEPPER="", HEADRACE_ENVIRONMENT="development").exit_code == 0
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,10 @@ def test_a_key_of_a_member_has_what_it_was_given_and_is_rotated(database_url: st
     made = created("ada@example.com", "--account", "acme")
     words = ("--account", "acme", "--user", "ada@example.com", "--role", "member", "--scope", "inference")
     more = ("--scope", "models:read", "--model", "openai/*", "--provider", "openai")
-    limits = ("--limit", "daily_requests=5", "--limit", "requests_per_minute=2")
+    limits = (
+        *("--limit", "daily_requests=5", "--limit", "requests_per_minute=2"),
+        *("--limit", "monthly_spend_usd=0.05"),
+    )
 
     result = run("keys", "create", "--name", "laptop", *words, *more, *limits, "--json")
     key = json.loads(result.stdout)
@@ -176,19 +179,24 @@ def test_a_key_of_a_member_has_what_it_was_given_and_is_rotated(database_url: st
             "daily_requests=x",
             "coffee=3",
             "window_requests=3",
+            *(f"monthly_spend_usd={spend}" for spend in ("0", "-1", "x", "nan", "inf", "1e30", "")),
         )
     ]
 
     assert (key["user"], key["role"]) == (made["id"], "member")
     assert key["scopes"] == ["inference", "models:read"]
     assert (key["models"], key["providers"]) == (["openai/*"], ["openai"])
-    assert key["limits"] == {"daily_requests": 5, "requests_per_minute": 2}
+    assert key["limits"] == {
+        "daily_requests": 5,
+        "requests_per_minute": 2,
+        "monthly_spend_micro_usd": 50_000,
+    }
     assert rotated["key"] != key["key"]
     assert rotated["rotated_from"] == key["id"]
     for name in ("user", "role", "scopes", "models", "providers", "limits", "priority"):
         assert rotated[name] == key[name]
     assert (again.exit_code, nobody.exit_code) == (1, 1)
-    assert [each.exit_code for each in wrong] == [64] * 5
+    assert {each.exit_code for each in wrong} == {64}
     states = {each["id"]: each for each in json.loads(run("keys", "list", "--json").stdout)}
     assert states[key["id"]]["expires_at"] is not None
     assert states[rotated["id"]]["expires_at"] is None

@@ -18,10 +18,10 @@ from uvicorn.server import ServerState
 
 from api import error_views
 from api.http_protocol import BoundedHttpToolsProtocol, bounded_protocol
-from api.json_body import parse_object
 from api.middleware.edge import Edge
-from api.openai_v1.schemas import check_chat_completion
 from api.request_body import read_body
+from shared.requests.chat import check_chat_completion
+from shared.requests.json_body import parse_object
 from shared.settings import ApiSettings
 from tests.unit.observability.log_lines import LogLines, captured
 
@@ -30,6 +30,7 @@ CHAT = b'{"model":"m","messages":[{"role":"user","content":"hello"}]}'
 JSON = b"Content-Type: application/json\r\n"
 HOST = b"Host: localhost\r\n"
 MEGABYTE = 1024 * 1024
+HALF = 100_000
 CHUNK = b"10000\r\n" + b" " * 65_536 + b"\r\n"
 
 
@@ -81,6 +82,16 @@ class Server:
             self.entered.set()
             await self.gate.wait()
             return Response(b"slow")
+
+        @app.post("/v1/half")
+        async def half(request: Request) -> Response:
+            """Answers once 100,000 bytes of the body came."""
+            came = 0
+            async for part in request.stream():
+                came += len(part)
+                if came >= HALF:
+                    break
+            return Response(b"{}", 409)
 
         @app.get("/v1/models/{model:path}")
         async def model(model: str, request: Request) -> dict[str, Any]:
@@ -281,7 +292,95 @@ async def test_an_answer_given_before_the_body_came_survives_the_rest_of_it(serv
         answer = await connection.answer()
         await connection.send(b" " * 900 + post(close=False))
 
-        assert answer.status == 415
+        assert (answer.status, answer.headers.get("connection")) == (415, None)
+        assert (await connection.answer()).status == 200
+
+
+@pytest.mark.parametrize(
+    "framing",
+    [
+        b"Content-Length: 65537\r\n",
+        b"Content-Length: 200000\r\n",
+        b"Transfer-Encoding: chunked\r\n",
+        b"Content-Length: 10\r\nExpect: 100-continue\r\n",
+    ],
+)
+@pytest.mark.parametrize(
+    ("path", "content_type", "status"),
+    [
+        (b"/v1/chat/completions", b"text/plain", 415),
+        (b"/v1/nowhere", b"application/json", 404),
+        (b"/v1/slow", b"application/json", 405),
+    ],
+)
+async def test_an_answer_given_before_a_long_body_came_says_that_the_connection_closes(
+    server: Server, path: bytes, content_type: bytes, status: int, framing: bytes
+) -> None:
+    async with await server.connect() as connection:
+        await connection.send(b"POST %b HTTP/1.1\r\n" % path + HOST + framing)
+        await connection.send(b"Content-Type: %b\r\n\r\n" % content_type)
+        said = await connection.until_closed()
+
+    answer = Answer(said)
+    assert (answer.status, answer.headers["connection"]) == (status, "close")
+    assert said.count(b"connection: ") == 1
+    assert answer.error["message"]
+
+
+@pytest.mark.parametrize("body_bytes", [0, 60, 60_000, 200_000])
+async def test_an_answer_given_once_the_body_came_keeps_the_connection(
+    server: Server, body_bytes: int
+) -> None:
+    body = CHAT + b" " * body_bytes
+    async with await server.connect() as connection:
+        for refused in (b"not JSON" + body, body.replace(b"messages", b"massages")):
+            await connection.send(post(refused, close=False))
+            answer = await connection.answer()
+
+            assert (answer.status in {400, 422}, answer.headers.get("connection")) == (True, None)
+        await connection.send(post(body, close=False))
+        assert (await connection.answer()).status == 200
+
+
+async def test_an_answer_given_when_little_of_a_body_is_missing_keeps_the_connection(server: Server) -> None:
+    raw = post(b" " * (HALF + 65_536), path=b"/v1/half", close=False)
+    async with await server.connect() as connection:
+        await connection.send(raw[:-65_536])
+        answer = await connection.answer()
+        await connection.send(raw[-65_536:] + post(close=False))
+
+        assert (answer.status, answer.headers.get("connection")) == (409, None)
+        assert (await connection.answer()).status == 200
+
+
+async def test_an_answer_given_when_much_of_a_body_is_missing_closes_the_connection(server: Server) -> None:
+    raw = post(b" " * (HALF + 100_000), path=b"/v1/half", close=False)
+    async with await server.connect() as connection:
+        await connection.send(raw[:-100_000])
+        answer = Answer(await connection.until_closed())
+
+    assert (answer.status, answer.headers["connection"]) == (409, "close")
+
+
+async def test_many_bodies_that_came_after_their_answers_do_not_add_up(serve: Serve) -> None:
+    discarded = asyncio.Event()
+
+    def discard(protocol: BoundedHttpToolsProtocol, size: int) -> None:
+        BoundedHttpToolsProtocol._discard(protocol, size)
+        discarded.set()
+
+    server = await serve(_discard=discard)
+    raw = post(b" " * 60_000, headers=b"Content-Type: text/plain\r\n", close=False)
+    async with await server.connect() as connection:
+        for _ in range(5):
+            await connection.send(raw[:-60_000])
+            assert (await connection.answer()).status == 415
+            discarded.clear()
+            await connection.send(raw[-60_000:-1])
+            await discarded.wait()
+            await connection.send(raw[-1:])
+        await connection.send(post(close=False))
+
         assert (await connection.answer()).status == 200
 
 

@@ -29,10 +29,11 @@ from shared.db.engine import DATABASE_ERRORS, create_engine
 from shared.db.repositories import usage
 from shared.domain.allowance import Scope
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
-from shared.domain.usage import Outcome, Settlement, Usage
+from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
 from shared.limits.reservations import LedgerCounts, Reservations, Unknown
 from shared.limits.rules import Rule, RuleSet
+from shared.providers.catalogue import Catalogue
 from shared.queue.redis_link import RedisLink
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.redis_server import RedisServer
@@ -125,6 +126,61 @@ async def test_a_settled_job_becomes_a_row_and_leaves_the_stream(
     assert await waiting(redis) == (0, 0)
 
 
+async def test_entries_of_this_release_and_of_the_one_before_are_charged_as_they_say(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
+    kept = Usage(1_000, 10, cached_tokens=200, cache_write_tokens=700, cache_write_1h_tokens=300)
+    model = "claude-sonnet-4-5"
+    # 100 at 3.00, 200 of the cache at 0.30, 400 kept at 3.75, 300 for an hour at 6.00, 10 said at 15.00.
+    cost = Catalogue.load().cost_micro_usd("anthropic", model, kept)
+    assert cost == 300 + 60 + 1_500 + 1_800 + 150
+    jobs, settlements = [a_job(), a_job()], [a_settlement(cost=cost), a_settlement(cost=cost)]
+    entries = [
+        entry_of(job, replace(settlement, usage=kept, provider="anthropic", model=model))
+        for job, settlement in zip(jobs, settlements, strict=True)
+    ]
+    before = orjson.loads(entries[1]["outcome"])
+    del before["written"], before["written_1h"]
+    entries[1]["outcome"] = orjson.dumps({**before, "cost": cost - 1_200})
+    for entry in entries:
+        await redis.xadd(keyspace.usage(0), entry)
+
+    assert await LedgerWriter(link, database, 1, "a").settle_once(0) == 2
+
+    async with database.connect() as connection:
+        rows = [await usage.settlement_of(connection, job.id, account=ACME) for job in jobs]
+    assert [row.cost_micro_usd for row in rows if row] == [cost, cost - 1_200]
+    assert [row.usage for row in rows if row] == [Usage(1_000, 10, cached_tokens=200)] * 2
+
+
+async def test_what_earlier_calls_of_a_job_cost_is_spent_and_billed_to_nobody(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
+    job, settlement = a_job(), a_settlement()
+    broken_off = Attempt(
+        "openai",
+        "m",
+        "default",
+        AttemptOutcome.INTERRUPTED,
+        None,
+        10,
+        20,
+        cost_micro_usd=5_000,
+        provider_ms=9,
+    )
+    lost = replace(broken_off, outcome=AttemptOutcome.LOST, cost_micro_usd=None)
+    entry = entry_of(job, settlement) | {b"calls": b"\n".join([broken_off.to_wire(), lost.to_wire()])}
+    await redis.xadd(keyspace.usage(0), entry)
+
+    await LedgerWriter(link, database, 1, "a").settle_once(0)
+
+    async with database.connect() as connection:
+        row = (await connection.execute(select(tables.usage))).one()
+        spent = await usage.spend_since(connection, ACME, datetime(2020, 1, 1, tzinfo=UTC))
+    assert row.cost_micro_usd == spent == settlement.cost_micro_usd + 5_000
+    assert row.billed_micro_usd == settlement.cost_micro_usd
+
+
 async def test_nothing_to_settle_is_nothing(link: RedisLink, database: AsyncEngine) -> None:
     writer = LedgerWriter(link, database, 3, "a")
 
@@ -143,6 +199,38 @@ async def test_a_writer_that_waits_wakes_for_the_first_entry(
         await settle_jobs(redis, 1)
 
     assert settled.result() == 1
+
+
+async def test_it_says_so_once_it_has_read_all_there_is(
+    redis: Redis, link: RedisLink, database: AsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.accounting.ledger.BATCH", 3)
+    writer = LedgerWriter(link, database, 2, "a")
+    await writer.settle_once(0)
+    await redis.delete(keyspace.LEDGER_CURRENT)
+    await settle_jobs(redis, 7)
+
+    said = []
+    for _ in range(3):
+        writer._next_say = 0.0
+        await writer.settle_once(0)
+        said.append(await redis.exists(keyspace.LEDGER_CURRENT))
+
+    assert said == [0, 0, 1]
+    assert 0 < await redis.ttl(keyspace.LEDGER_CURRENT) <= 15
+
+
+async def test_a_full_redis_keeps_no_row_from_being_written(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
+    # The group was made before memory was short, as at any start.
+    await LedgerWriter(link, database, 1, "a").settle_once(0)
+    await settle_jobs(redis, 3)
+    await redis.config_set("maxmemory", 1)
+    try:
+        assert await LedgerWriter(link, database, 1, "b").settle_once(0) == 3
+    finally:
+        await redis.config_set("maxmemory", 0)
 
 
 async def test_every_shard_is_settled(redis: Redis, link: RedisLink, database: AsyncEngine) -> None:
@@ -204,9 +292,13 @@ def malformed() -> list[tuple[str, dict[Any, Any]]]:
         ("a cost that is no whole number", with_outcome(cost=7.5)),
         ("a cost that is a truth", with_outcome(cost=True)),
         ("more tokens than fit", with_outcome(out=2**63)),
+        ("a cost that leaves no room for sums", with_outcome(cost=10**15 + 1)),
+        ("less than nothing", with_outcome(cost=-1)),
         ("NUL in a model", with_outcome(model="m\0")),
         ("no model", with_outcome(model=None)),
         ("a ttft that is text", with_outcome(ttft_ms="soon")),
+        ("a cache that is text", with_outcome(written="all")),
+        ("a cache that holds less than nothing", with_outcome(written_1h=-1)),
     ]
 
 
@@ -233,6 +325,25 @@ async def test_what_cannot_be_read_is_set_aside_and_holds_up_nobody(
         assert set(kept) == {name.encode() for name in entry}
 
 
+async def test_an_entry_that_the_database_refuses_holds_up_nobody(
+    redis: Redis, link: RedisLink, database: AsyncEngine
+) -> None:
+    poison = a_job()
+    await settle_jobs(redis, 2)
+    await redis.xadd(keyspace.usage(0), entry_of(poison, a_settlement(cost=10**15)))
+    await settle_jobs(redis, 2)
+
+    # By this much of it the bill does not fit its column.
+    settled = await LedgerWriter(link, database, 1, "a", markup_percent=10**7).settle_once(0)
+
+    assert settled == 5
+    assert await rows_and_spend(database) == (4, 28)
+    assert await waiting(redis) == (0, 0)
+    ((_, kept),) = await redis.xrange(keyspace.usage_rejected(0))
+    assert kept[b"job"] == poison.id.encode()
+    assert b"database refuses" in kept[b"reason"]
+
+
 @given(
     number=st.integers(-(2**70), 2**70) | st.none() | st.booleans() | st.floats() | st.text(),
     text=st.text() | st.none() | st.integers(),
@@ -250,7 +361,7 @@ def test_what_is_accepted_fits_the_columns(number: Any, text: Any) -> None:
         return
 
     assert type(accepted.settlement.cost_micro_usd) is int
-    assert accepted.settlement.cost_micro_usd.bit_length() <= 63
+    assert 0 <= accepted.settlement.cost_micro_usd <= 10**15
     assert type(accepted.settlement.model) is str
     assert "\0" not in accepted.settlement.model
 

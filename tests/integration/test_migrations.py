@@ -55,7 +55,7 @@ async def test_current_names_the_revision_before_and_after(empty_database_url: s
 
     await migrate.upgrade(empty_database_url)
 
-    assert await migrate.current(empty_database_url) == migrate.head() == "0004"
+    assert await migrate.current(empty_database_url) == migrate.head() == "0006"
 
 
 async def test_two_upgrades_at_once_both_succeed(empty_database_url: str) -> None:

@@ -14,8 +14,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from shared.db.engine import UnusableDatabaseUrl, async_url, create_engine, writing
 from shared.db.repositories import accounts, api_keys, usage
 from shared.db.repositories.api_keys import ApiKeyRecord
+from shared.db.repositories.principals import of_account
 from shared.db.repositories.usage import SettledJob
 from shared.db.tables import account as account_table
+from shared.domain.allowance import Scope
 from shared.domain.job import Job, JobKind, Lane, Surface, Target
 from shared.domain.usage import Outcome, Settlement, Usage
 from shared.ids import AccountId, ApiKeyId, JobId, RequestId, new_job_id
@@ -186,7 +188,7 @@ async def test_a_job_settles_once_however_often_it_is_recorded(database: AsyncEn
 
 
 async def test_spend_counts_from_its_start_and_for_its_account_alone(database: AsyncEngine) -> None:
-    huge = 2**62
+    huge = 10**15
     async with database.begin() as connection:
         await usage.record_settlements(
             connection,
@@ -256,3 +258,30 @@ async def test_a_transaction_that_reads_before_it_writes_is_not_refused_for_othe
     async with engine.connect() as connection:
         assert await connection.scalar(select(func.count()).select_from(account_table)) == 8
     await engine.dispose()
+
+
+async def test_a_key_is_counted_with_all_whose_place_it_took(database: AsyncEngine) -> None:
+    first, second, third, apart = (a_key(name) for name in ("a", "b", "c", "d"))
+    second, third = replace(second, rotated_from=first.id), replace(third, rotated_from=second.id)
+    await store(database, first, second, third, apart)
+    jobs = [a_settled_job(cost=cost) for cost in (1, 20, 300, 4000)]
+    async with writing(database) as connection:
+        await usage.record_settlements(
+            connection,
+            [
+                replace(job, job=replace(job.job, api_key=key.id))
+                for job, key in zip(jobs, (first, second, third, apart), strict=True)
+            ],
+        )
+
+    async with database.connect() as connection:
+        found = [
+            await usage.counts_since(connection, ACME, Scope.KEY, key.id, NOON - timedelta(days=1))
+            for key in (first, apart)
+        ]
+        holders = await of_account(connection, ACME, NOON)
+
+    assert [(one.requests, one.cost_micro_usd) for one in found] == [(3, 321), (1, 4000)]
+    counted_as = {holder.principal.api_key: holder.principal.counted_as for holder in holders}
+    firsts = {first.id: None, second.id: first.id, third.id: first.id, apart.id: None}
+    assert counted_as == counted_as | firsts

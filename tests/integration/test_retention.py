@@ -15,7 +15,7 @@ from shared.db import tables
 from shared.db.engine import create_engine
 from shared.db.repositories import accounts, audit
 from shared.ids import AccountId
-from shared.settings import Settings
+from shared.settings import JobSettings, Settings
 
 ACME = AccountId("acme")
 CLOCK = ManualClock()
@@ -87,6 +87,39 @@ def usage_row(number: int, *, days_ago: float) -> dict[str, object]:
     }
 
 
+async def a_webhook(database: AsyncEngine, name: str, *, ended_days_ago: float | None) -> None:
+    """`ended_days_ago`: None of one that is on its way."""
+    noted = CLOCK.now() - timedelta(days=100)
+    ended = None if ended_days_ago is None else CLOCK.now() - timedelta(days=ended_days_ago)
+    row = {
+        **dict.fromkeys(("account_id", "url", "type"), "x"),
+        "id": f"msg_{name}",
+        "payload": b"{}",
+        "created_at": noted,
+        "next_try_at": noted if ended is None else None,
+        "delivered_at" if name.startswith("delivered") else "given_up_at": ended,
+    }
+    attempt = {"delivery_id": f"msg_{name}", "ordinal": 1, "at": noted, "status": 500, "took_ms": 1}
+    async with database.begin() as connection:
+        await connection.execute(insert(tables.webhook_delivery).values(row))
+        await connection.execute(insert(tables.webhook_attempt).values(attempt))
+
+
+async def test_webhooks_that_ended_go_with_their_attempts(database: AsyncEngine) -> None:
+    await a_webhook(database, "delivered_old", ended_days_ago=31)
+    await a_webhook(database, "delivered_new", ended_days_ago=29)
+    await a_webhook(database, "given_up_old", ended_days_ago=31)
+    await a_webhook(database, "pending", ended_days_ago=None)
+
+    removed = await remove_old(database, Settings(), clock=CLOCK)
+
+    assert removed["webhooks"] == 2
+    async with database.connect() as connection:
+        left = set(await connection.scalars(select(tables.webhook_delivery.c.id)))
+    assert left == {"msg_delivered_new", "msg_pending"}
+    assert await count(database, "webhook_attempt") == 2
+
+
 async def test_what_is_older_than_it_is_kept_goes(database: AsyncEngine) -> None:
     for days in (1, 29, 31, 400):
         await an_act(database, days_ago=days)
@@ -101,7 +134,12 @@ async def test_what_is_older_than_it_is_kept_goes(database: AsyncEngine) -> None
         clock=CLOCK,
     )
 
-    assert removed == {"usage": BATCH + 9, "audit": 2, "conversations": 2, "sessions": 0}
+    assert removed == {
+        "usage": BATCH + 9,
+        "audit": 2,
+        "conversations": 2,
+        **dict.fromkeys(("jobs", "batch lines", "batches", "webhooks", "results", "sessions"), 0),
+    }
     assert await count(database, "usage") == 1
     assert await count(database, "audit_event") == 2
     assert await count(database, "conversation_message") == 2
@@ -114,9 +152,15 @@ async def test_what_is_kept_for_ever_stays(database: AsyncEngine) -> None:
 
     removed = await remove_old(
         database,
-        Settings(usage_retain_days=0, audit_retain_days=0, conversation_retain_days=0),
+        Settings(
+            usage_retain_days=0,
+            audit_retain_days=0,
+            conversation_retain_days=0,
+            webhook_retain_days=0,
+            jobs=JobSettings(retain_days=0),
+        ),
         clock=CLOCK,
     )
 
-    assert removed == {"sessions": 0}
+    assert removed == {"results": 0, "sessions": 0}
     assert (await count(database, "usage"), await count(database, "audit_event")) == (1, 1)

@@ -42,8 +42,18 @@ TAKES: Final = {
         POST /v1/responses  GET /v1/responses/{response_id}  DELETE /v1/responses/{response_id}
         GET /v1/responses/{response_id}/input_items  POST /v1/responses/{response_id}/cancel
         POST /v1/messages  POST /v1/messages/count_tokens
+        POST /v1/messages/batches  GET /v1/messages/batches  GET /v1/messages/batches/{message_batch_id}
+        POST /v1/messages/batches/{message_batch_id}/cancel  DELETE /v1/messages/batches/{message_batch_id}
+        GET /v1/messages/batches/{message_batch_id}/results
+        POST /api/v1/batches  GET /api/v1/batches  GET /api/v1/batches/{batch_id}
+        POST /api/v1/batches/{batch_id}/cancel  DELETE /api/v1/batches/{batch_id}
+        GET /api/v1/batches/{batch_id}/results
         POST /api/v1/chat  POST /api/v1/embeddings  POST /api/v1/rerank
-        GET /api/v1/jobs/{job_id}  GET /api/v1/jobs/{job_id}/events
+        POST /api/v1/jobs  GET /api/v1/jobs  GET /api/v1/jobs/{job_id}  DELETE /api/v1/jobs/{job_id}
+        GET /api/v1/jobs/{job_id}/result  GET /api/v1/jobs/{job_id}/events  POST /api/v1/jobs/{job_id}/cancel
+        POST /v1/jobs  GET /v1/jobs  GET /v1/jobs/{job_id}  DELETE /v1/jobs/{job_id}
+        GET /v1/jobs/{job_id}/result  GET /v1/jobs/{job_id}/events  POST /v1/jobs/{job_id}/cancel
+        POST /v1/batches  GET /v1/batches  GET /v1/batches/{batch_id}  POST /v1/batches/{batch_id}/cancel
         POST /generate-text  POST /summarize  POST /api/v1/ai/generate
         POST /v1/inference/complete  POST /v1/inference/stream
     """,
@@ -57,12 +67,24 @@ TAKES: Final = {
         GET /api/v1/conversations  GET /api/v1/conversations/{conversation_id}
         DELETE /api/v1/conversations/{conversation_id}
     """,
+    Permission.FILES: """
+        POST /v1/files  GET /v1/files  GET /v1/files/{file_id}  GET /v1/files/{file_id}/content
+        DELETE /v1/files/{file_id}
+    """,
     Permission.USAGE_READ: """
         GET /api/v1/quota  GET /api/v1/usage  GET /api/v1/usage/jobs  GET /api/v1/account/alerts
     """,
     Permission.API_KEYS_OWN: """
         POST /api/v1/api-keys  GET /api/v1/api-keys  GET /api/v1/api-keys/{key_id}
         POST /api/v1/api-keys/{key_id}/rotate  DELETE /api/v1/api-keys/{key_id}
+    """,
+    Permission.WEBHOOKS: """
+        GET /api/v1/webhooks  POST /api/v1/webhooks  GET /api/v1/webhooks/secret
+        GET /api/v1/webhooks/{endpoint_id}  PATCH /api/v1/webhooks/{endpoint_id}
+        DELETE /api/v1/webhooks/{endpoint_id}  GET /api/v1/webhooks/{endpoint_id}/secret
+        POST /api/v1/webhooks/{endpoint_id}/rotate  POST /api/v1/webhooks/{endpoint_id}/test
+        GET /api/v1/webhooks/deliveries  GET /api/v1/webhooks/deliveries/{delivery_id}
+        POST /api/v1/webhooks/deliveries/{delivery_id}/redeliver
     """,
     Permission.MEMBERS_READ: "GET /api/v1/members  GET /api/v1/members/{user_id}",
     Permission.MEMBERS_WRITE: """

@@ -55,7 +55,8 @@ def test_the_example_shows_the_defaults() -> None:
         for name in type(settings).model_fields:
             value = getattr(settings, name)
             as_json = isinstance(value, bool | tuple)
-            shown = json.dumps(value) if as_json else str(value)
+            unset = "" if value is None else str(value)
+            shown = json.dumps(value) if as_json else unset
             assert lines[f"HEADRACE_{group.upper()}__{name.upper()}"] == shown
 
 
@@ -70,6 +71,8 @@ def test_the_example_uncommented_is_a_valid_configuration(tmp_path: Path) -> Non
 
 
 def test_no_secret_has_a_default() -> None:
-    for name, field in Settings.model_fields.items():
-        if "SecretStr" in str(field.annotation):
-            assert field.default is None, name
+    kinds: list[type[BaseModel]] = [Settings, *(type(group) for group in groups().values())]
+    for settings in kinds:
+        for name, field in settings.model_fields.items():
+            if "SecretStr" in str(field.annotation):
+                assert field.default is None, name

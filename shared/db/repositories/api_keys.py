@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
-from sqlalchemy import Row, func, insert, literal, select, update
+from sqlalchemy import Row, Select, String, func, insert, literal, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.tables import api_key
@@ -116,6 +117,29 @@ async def is_rotated(connection: AsyncConnection, key_id: ApiKeyId) -> bool:
     """Whether another key took its place."""
     successor = select(api_key.c.id).where(api_key.c.rotated_from == key_id).limit(1)
     return await connection.scalar(successor) is not None
+
+
+async def first_of_each(connection: AsyncConnection, keys: Sequence[str]) -> dict[str, str]:
+    """Of keys that took another's place, and that one perhaps another's: the first of them all."""
+    if not keys:
+        return {}
+    asked = select(api_key.c.id.label("asked"), api_key.c.id.label("at"), api_key.c.rotated_from)
+    back = asked.where(api_key.c.id.in_(keys)).cte("back", recursive=True)
+    before = select(back.c.asked, api_key.c.id, api_key.c.rotated_from).join(
+        back, api_key.c.id == back.c.rotated_from
+    )
+    back = back.union_all(before)
+    rows = await connection.execute(select(back.c.asked, back.c.at).where(back.c.rotated_from.is_(None)))
+    return {row.asked: row.at for row in rows}
+
+
+def rotated_out_of(first: str, account: AccountId) -> Select[tuple[str]]:
+    """The ids of all keys that took its place, one after the other, and its own."""
+    on = select(literal(first, String).label("id")).cte("on_from", recursive=True)
+    after = select(api_key.c.id).join(
+        on, (api_key.c.rotated_from == on.c.id) & (api_key.c.account_id == account)
+    )
+    return select(on.union_all(after).c.id)
 
 
 async def expire(connection: AsyncConnection, key_id: ApiKeyId, *, at: datetime) -> None:

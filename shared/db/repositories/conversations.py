@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from shared.db.repositories.insert import insert_new
@@ -100,14 +100,20 @@ async def last_messages(
 async def append(
     connection: AsyncConnection,
     conversation_id: ConversationId,
+    owner: Owner,
     job_id: JobId,
     messages: Sequence[Message],
     *,
     at: datetime,
 ) -> None:
-    """What was said in a job, once: a job that was written already changes nothing."""
+    """What was said in a job, once: a job that was written already changes nothing.
+
+    Nor does one whose conversation went meanwhile, or is somebody else's.
+    """
     # Whoever writes to the conversation waits here for whoever does already.
-    touched = update(conversation).where(conversation.c.id == conversation_id).values(updated_at=at)
+    touched = (
+        update(conversation).where(conversation.c.id == conversation_id, _its(owner)).values(updated_at=at)
+    )
     if (await connection.execute(touched)).rowcount == 0:
         return
     mine = conversation_message.c.conversation_id == conversation_id
@@ -130,25 +136,25 @@ async def append(
 
 async def remove(connection: AsyncConnection, conversation_id: ConversationId, owner: Owner) -> bool:
     """With all that was said. False where the owner has no such conversation."""
-    if await find(connection, conversation_id, owner) is None:
-        return False
-    await _remove(connection, [conversation_id])
-    return True
+    which = select(conversation.c.id).where(conversation.c.id == conversation_id, _its(owner))
+    return await _remove(connection, which) == 1
 
 
 async def remove_before(connection: AsyncConnection, before: datetime, *, limit: int) -> int:
     """Those whose last message is older; how many went."""
     old = select(conversation.c.id).where(conversation.c.updated_at < before).limit(limit)
-    ids = list(await connection.scalars(old))
-    if ids:
-        await _remove(connection, ids)
-    return len(ids)
+    return await _remove(connection, old)
 
 
-async def _remove(connection: AsyncConnection, ids: Sequence[str]) -> None:
+async def _remove(connection: AsyncConnection, which: Select[tuple[str]]) -> int:
+    # Locked first: a turn that is being written would leave messages that refer to nothing.
+    ids = list(await connection.scalars(which.with_for_update()))
+    if not ids:
+        return 0
     its = conversation_message.c.conversation_id.in_(ids)
     await connection.execute(delete(conversation_message).where(its))
     await connection.execute(delete(conversation).where(conversation.c.id.in_(ids)))
+    return len(ids)
 
 
 def _its(owner: Owner) -> ColumnElement[bool]:

@@ -17,7 +17,7 @@ from typing import Any, Final
 from sqlalchemy import ColumnElement, and_, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from shared.db.repositories import preferences
+from shared.db.repositories import api_keys, preferences
 from shared.db.tables import account, api_key, membership, provider_credential, user
 from shared.domain.allowance import Allowance, Limits, Scope, Tier
 from shared.domain.job import Lane
@@ -72,6 +72,12 @@ async def of_member(connection: AsyncConnection, user_id: UserId, account_id: Ac
     found = await _members(
         connection, and_(membership.c.user_id == user_id, membership.c.account_id == account_id)
     )
+    return found[0] if found else None
+
+
+async def of_key(connection: AsyncConnection, key_id: ApiKeyId, now: datetime) -> Holder | None:
+    """Unusable ones too. For work that goes on without its caller: whoever asks has the id from a row."""
+    found = await _holders(connection, api_key.c.id == key_id, now)
     return found[0] if found else None
 
 
@@ -170,6 +176,8 @@ async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now:
             .where(which)
         )
     ).all()
+    rotated = [row.id for row in rows if row.rotated_from is not None]
+    firsts = await api_keys.first_of_each(connection, rotated)
     shared: dict[AccountId, _Shared] = {}
     holders = []
     for found in rows:
@@ -178,6 +186,7 @@ async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now:
         if owner not in shared:
             shared[owner] = await _shared(connection, owner)
         preference, credentials = shared[owner]
+        counted_as = firsts.get(row["id"], row["id"])
         usable = row["revoked_at"] is None and (row["expires_at"] is None or now < row["expires_at"])
         role = Role(row["role"])
         if row["user_id"] is not None:
@@ -197,9 +206,12 @@ async def _holders(connection: AsyncConnection, which: ColumnElement[bool], now:
             models=_names(row["models"]),
             providers=_names(row["providers"]),
             allowances=allowances_of(
-                row, (Scope.KEY, row["id"], row["limits"]), (Scope.USER, row["user_id"], row["member_limits"])
+                row,
+                (Scope.KEY, counted_as, row["limits"]),
+                (Scope.USER, row["user_id"], row["member_limits"]),
             ),
             credentials=credentials,
+            counted_as=None if counted_as == row["id"] else ApiKeyId(counted_as),
         )
         holders.append(Holder(row["digest"], principal, row["expires_at"], usable))
     return holders

@@ -10,12 +10,13 @@ from typing import Any, Final
 from sqlalchemy import delete, func, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from shared.db.repositories.api_keys import rotated_out_of
 from shared.db.repositories.insert import insert_new
 from shared.db.tables import usage, usage_attempt
 from shared.domain.allowance import Scope
 from shared.domain.job import DEFAULT_CREDENTIAL as DEFAULT
 from shared.domain.job import Job
-from shared.domain.usage import Attempt, AttemptOutcome, Outcome, Settlement, Usage
+from shared.domain.usage import LARGEST_COUNT, Attempt, AttemptOutcome, Outcome, Settlement, Usage
 from shared.ids import AccountId, JobId
 
 
@@ -39,6 +40,12 @@ class SettledJob:
             if (target.provider, target.model) == (settlement.provider, settlement.model):
                 return target.credential
         return self.job.plan[0].credential
+
+    @property
+    def cost_micro_usd(self) -> int:
+        """Of all its calls, as far as anybody can tell: also of those that failed and were charged for."""
+        earlier = sum(attempt.cost_micro_usd or 0 for attempt in self.earlier)
+        return min(self.settlement.cost_micro_usd + earlier, LARGEST_COUNT)
 
     def attempts(self) -> list[Attempt]:
         """Each call that was made, in order."""
@@ -70,7 +77,8 @@ async def record_settlements(
 ) -> None:
     """Write what is not written yet: a job settles once, however often it is delivered here.
 
-    `markup_percent`: what is billed on top of what the provider charges. On an account's own
+    `markup_percent`: what is billed on top of what the provider charges for the last call. What calls
+    before it cost is nobody's bill: they failed, or a worker was stopped. On an account's own
     credential nothing is billed: its provider sends it the bill.
     """
     await insert_new(connection, usage, [_values(settled, markup_percent) for settled in batch])
@@ -85,7 +93,7 @@ async def record_settlements(
 async def settlement_of(
     connection: AsyncConnection, job_id: JobId, *, account: AccountId
 ) -> Settlement | None:
-    """None when the job is unknown, not settled yet, or another account's."""
+    """None when the job is unknown, not settled yet, or another account's. Its cost is that of all calls."""
     found = (
         await connection.execute(select(usage).where(usage.c.job_id == job_id, usage.c.account_id == account))
     ).one_or_none()
@@ -133,12 +141,18 @@ class LedgerCount:
 async def counts_since(
     connection: AsyncConnection, account: AccountId, scope: Scope, name: str, start: datetime
 ) -> LedgerCount:
-    """What a key, a user or the account itself used since `start`. `name`: its id."""
-    of = {Scope.KEY: usage.c.api_key_id, Scope.USER: usage.c.user_id, Scope.ACCOUNT: usage.c.account_id}
+    """What a key, a user or the account itself used since `start`. `name`: its id; of a key with those that
+    took its place.
+    """
+    its = {
+        Scope.KEY: usage.c.api_key_id.in_(rotated_out_of(name, account)),
+        Scope.USER: usage.c.user_id == name,
+        Scope.ACCOUNT: usage.c.account_id == name,
+    }
     row = (
         await connection.execute(
             select(func.count(), func.sum(usage.c.cost_micro_usd)).where(
-                usage.c.account_id == account, of[scope] == name, usage.c.created_at >= start
+                usage.c.account_id == account, its[scope], usage.c.created_at >= start
             )
         )
     ).one()
@@ -186,7 +200,7 @@ def _values(settled: SettledJob, markup_percent: int) -> dict[str, object]:
         "cached_tokens": settlement.usage.cached_tokens,
         "reasoning_tokens": settlement.usage.reasoning_tokens,
         "estimated": settlement.usage.estimated,
-        "cost_micro_usd": settlement.cost_micro_usd,
+        "cost_micro_usd": settled.cost_micro_usd,
         "queue_ms": settlement.queue_ms,
         "provider_ms": settlement.provider_ms,
         "ttft_ms": settlement.ttft_ms,

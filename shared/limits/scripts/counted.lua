@@ -1,17 +1,20 @@
 -- What is counted of each rule; changes nothing but what time changes.
--- KEYS: holds of the account. ARGV: the rules, as reserve takes them
+-- KEYS: holds of the account. ARGV: the rules, '1' if reservations may lapse
 -- Returns {'ok', used, reserved, ms until it is all there again, ...} | {'unknown', allowance}
 local prefix = string.sub(KEYS[1], 1, -6)
 local now = now_ms()
-lapse_due(prefix, now)
+if ARGV[2] == '1' then
+  lapse_due(prefix, now, 20)
+end
 local answer = {'ok'}
-for subject, list in string.gmatch(ARGV[1], '([^\t\n]+)\t([^\n]+)') do
+local unknown
+each_group(ARGV[1], function(subject, rules)
   local key = prefix .. subject
-  for rule, _, window in string.gmatch(list, '([^,;]+),([^,;]+),([^,;]+)') do
-    local kind = string.sub(rule, 1, 1)
+  for _, one in ipairs(rules) do
+    local rule, kind = one.rule, one.kind
     local used, reserved, reset = 0, 0, 0
     if kind == 'r' or kind == 't' then
-      local slot_ms = tonumber(window) / SLOTS
+      local slot_ms = one.window / SLOTS
       local slot = math.floor(now / slot_ms)
       local f = redis.call('HMGET', key, rule .. ':n', rule .. ':o')
       used = slide(key, rule, slot, tonumber(f[1] or 0), tonumber(f[2] or slot))
@@ -22,7 +25,7 @@ for subject, list in string.gmatch(ARGV[1], '([^\t\n]+)\t([^\n]+)') do
     else
       local f = redis.call('HMGET', key, 'epoch', kind .. ':id', kind .. ':n', kind .. ':r')
       if not f[1] then
-        return {'unknown', subject}
+        unknown = unknown or subject
       end
       local id, period = tonumber(f[2] or 0), period_of(kind, now)
       reserved = tonumber(f[4] or 0)
@@ -34,5 +37,8 @@ for subject, list in string.gmatch(ARGV[1], '([^\t\n]+)\t([^\n]+)') do
     answer[#answer + 1] = reserved
     answer[#answer + 1] = math.ceil(reset)
   end
+end)
+if unknown then
+  return {'unknown', unknown}
 end
 return answer

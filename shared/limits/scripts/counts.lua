@@ -6,10 +6,18 @@
 --     d:id, d:n               a calendar period, which one, and how much of it: d and m count requests
 --     s:id, s:n, s:r          micro-dollars of the month, reserved ones included, and these alone
 --     epoch                   when its calendar counts were read from the ledger; without it they are not known
+--   <prefix>passed        hash: of an allowance and its calendar rule, once half of the limit was passed: period,
+--                         how much of it, limit; as the last settlement left it
 --   <prefix><allowance>:calls   zset: calls under way, by the moment they lapse
--- A reservation is a line an allowance: `allowance<tab>rule,slot or epoch or period,amount,limit;...`.
+-- A reservation is a line an allowance: `allowance<tab>rule,slot or epoch or period,amount,limit;...`. One that
+-- several requests with the same Idempotency-Key share begins with `as <how many> <their fingerprint>`: what one of
+-- them takes back is the others' still.
+-- The rules come as a JSON list: allowance, how many rules it has, and of each its name, its limit, its window
+-- in ms; for every allowance. A rule's name: r<ms> requests and t<ms> tokens in a window, c calls at once,
+-- d requests of the day, m requests of the month, s micro-dollars of the month. Limit: -1 for one only counted.
 local SLOTS = 60
-local KEEP_MS = 40 * 86400000
+local DAY_MS = 86400000
+local KEEP_MS = 40 * DAY_MS
 
 local function now_ms()
   local t = redis.call('TIME')
@@ -18,7 +26,35 @@ end
 
 local function int(n)
   -- Zero has no sign here: Redis takes no -0.
-  return string.format('%.0f', n + 0)
+  n = n + 0
+  -- As Lua writes a number by itself, which is much cheaper, and the same where no digit is lost.
+  return n < 1e14 and n > -1e14 and tostring(n) or string.format('%.0f', n)
+end
+
+-- `each(allowance, rules)`, in their order. What only `reserve` fills in is named at once: a table that grows is
+-- made anew each time.
+local function each_group(wire, each)
+  local list, at = cjson.decode(wire), 1
+  while list[at] do
+    local rules, last = {}, at + 1 + 3 * list[at + 1]
+    for i = at + 2, last, 3 do
+      local rule = list[i]
+      rules[#rules + 1] = {rule = rule, kind = string.sub(rule, 1, 1), limit = list[i + 1], window = list[i + 2],
+        number = 0, at = 0, place = 0, n = 0, here = 0, oldest = 0, used = 0, amount = 0, reset = 0, told = '',
+        slot_ms = false, is_new = false}
+    end
+    each(list[at], rules)
+    at = last + 1
+  end
+end
+
+-- Puts off the end of a key, seldom: what is kept for `ms` is there for nearly as long after its last use.
+local function keep(key, ms, slack)
+  if redis.call('PTTL', key) < ms - slack then
+    redis.call('PEXPIRE', key, ms)
+    return true
+  end
+  return false
 end
 
 -- Days and months of UTC as numbers that grow.
@@ -61,27 +97,22 @@ local function slide(key, rule, slot, n, oldest)
   if oldest >= first then
     return n, oldest
   end
+  local names = {}
   for old = oldest, math.min(first - 1, oldest + SLOTS) do
-    local name = rule .. ':' .. int(old)
-    local count = redis.call('HGET', key, name)
-    if count then
-      n = n - tonumber(count)
-      redis.call('HDEL', key, name)
+    names[#names + 1] = rule .. ':' .. int(old)
+  end
+  local found, gone = redis.call('HMGET', key, unpack(names)), {}
+  for i, name in ipairs(names) do
+    if found[i] then
+      n = n - tonumber(found[i])
+      gone[#gone + 1] = name
     end
+  end
+  if #gone > 0 then
+    redis.call('HDEL', key, unpack(gone))
   end
   redis.call('HSET', key, rule .. ':n', int(n), rule .. ':o', int(first))
   return n, first
-end
-
--- When `excess` will have left the window.
-local function wait_for(key, rule, oldest, slot, slot_ms, excess, now)
-  for old = oldest, slot do
-    excess = excess - tonumber(redis.call('HGET', key, rule .. ':' .. int(old)) or 0)
-    if excess <= 0 then
-      return (old + SLOTS + 1) * slot_ms - now
-    end
-  end
-  return SLOTS * slot_ms
 end
 
 -- What is asked of one allowance: `fields` of its hash, by one command, and where in them each rule's are.
@@ -107,6 +138,16 @@ local function numbers(group, at, ...)
     values[i] = tonumber(group.found[at + i] or default)
   end
   return unpack(values)
+end
+
+-- How many requests share a hold, their fingerprint, and where the rest begins; nil where only one can.
+local function asked_of(hold)
+  local asked, print, at = string.match(hold, '^as (%d+) (%w+)\n()')
+  return asked and tonumber(asked), print, at
+end
+
+local function asked_as(asked, print)
+  return 'as ' .. int(asked) .. ' ' .. print .. '\n'
 end
 
 -- What a job holds, allowance by allowance: `each(rule, place, amount, limit)` says what it needs to read.
@@ -146,6 +187,10 @@ local function adjust_slot(group, one, by, changed)
   end
 end
 
+local function is_lapsed(hold)
+  return string.sub(hold, 1, 7) == 'lapsed\n'
+end
+
 -- Nobody said in time how the job ended: what was reserved for it is free again. Its hold stays, of
 -- nothing, so that what the job cost is still counted should somebody say it later.
 local function lapse(prefix, job, hold, now)
@@ -175,11 +220,11 @@ local function lapse(prefix, job, hold, now)
   end
 end
 
-local function lapse_due(prefix, now)
-  local jobs = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', int(now), 'LIMIT', 0, 20)
+local function lapse_due(prefix, now, most)
+  local jobs = redis.call('ZRANGEBYSCORE', prefix .. 'due', '-inf', int(now), 'LIMIT', 0, most)
   for _, job in ipairs(jobs) do
     local hold = redis.call('HGET', prefix .. 'holds', job)
-    if hold and string.sub(hold, 1, 7) ~= 'lapsed\n' then
+    if hold and not is_lapsed(hold) then
       lapse(prefix, job, hold, now)
     else
       redis.call('HDEL', prefix .. 'holds', job)

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.domain.usage import Usage
+from shared.domain.usage import MOST_TOKENS, Usage
 from shared.errors import InvalidJson, ProviderAnswerInvalid
 from shared.providers import refusals
 from shared.providers.dialect import Answer, Call, ProviderRequest
@@ -263,13 +263,18 @@ def read_usage(usage: object) -> Usage | None:
     if reasoning and _count(usage, "total_tokens") == prompt + completion + reasoning:
         completion += reasoning
     return Usage(
-        prompt, completion, _count(prompt_details, "cached_tokens") if prompt_details else 0, reasoning
+        prompt,
+        completion,
+        _count(prompt_details, "cached_tokens") if prompt_details else 0,
+        reasoning,
+        # OpenRouter's word, of models that charge for it: openrouter.ai/docs/use-cases/usage-accounting.
+        cache_write_tokens=_count(prompt_details, "cache_write_tokens") if prompt_details else 0,
     )
 
 
 def _count(counts: object, name: str) -> int:
     value = counts.get(name) if type(counts) is dict else None
-    return value if type(value) is int and value > 0 else 0
+    return min(value, MOST_TOKENS) if type(value) is int and value > 0 else 0
 
 
 def _text(value: object) -> str | None:

@@ -95,11 +95,11 @@ def stop_reason(finish_reason: object, *, refused: bool, called: bool) -> str:
 def usage_of(usage: object) -> dict[str, Any] | None:
     """Anthropic's input_tokens leaves out what the cache took part in; OpenAI's prompt_tokens has it all."""
     read = read_usage(usage)
-    if read is None or not isinstance(usage, dict):
+    if read is None:
         return None
     prompt = read.prompt_tokens
     cached = min(read.cached_tokens, prompt)
-    written = min(_count(usage.get("prompt_tokens_details"), "cache_write_tokens"), prompt - cached)
+    written = min(read.cache_write_tokens, prompt - cached)
     counts: dict[str, Any] = {
         "input_tokens": prompt - cached - written,
         "cache_creation_input_tokens": written,
@@ -146,8 +146,3 @@ def _tool_use(said: Mapping[str, Any], index: int, call: Call, *, cut: bool) -> 
         raise
     block = tool_use(string(said.get("id")), string(function.get("name")), index, call)
     return {**block, "input": arguments}
-
-
-def _count(counts: object, name: str) -> int:
-    value = counts.get(name) if isinstance(counts, dict) else None
-    return value if type(value) is int and value > 0 else 0

@@ -1,6 +1,6 @@
 """A chat answer as a Response: the events of its stream, and the object they end in.
 
-    response.created, response.in_progress
+    response.created, response.in_progress      of one in the background: .created, .queued, .in_progress
     for each item of the output, one after the other:
         response.output_item.added
         reasoning      reasoning_summary_part.added, reasoning_summary_text.delta..., .done, part.done
@@ -91,9 +91,13 @@ class ResponseEvents:
         self._usage = response_usage(chunk.get("usage")) or self._usage
 
     def _begin(self) -> None:
+        opening = opening_events(self._request, job_id=self._job_id)
+        self._events += opening
+        self._count = len(opening)
         # It echoes instructions and tools, which can be long.
         started = orjson.Fragment(orjson.dumps(self._response("in_progress")))
-        self.emit("response.created", response=started)
+        if not opening:
+            self.emit("response.created", response=started)
         self.emit("response.in_progress", response=started)
 
     def _response(self, status: str) -> Fields:
@@ -170,6 +174,20 @@ class ResponseEvents:
             item = self._open.close("completed" if self._incomplete is None else "incomplete")
             self._output.append(item)
             self._open = None
+
+
+def opening_events(request: Mapping[str, Any], *, job_id: JobId) -> list[bytes]:
+    """How the events of a response in the background begin, which is known before anybody works on it:
+    whoever reads on hears it at once, and finds the same in its log. Of any other: nothing.
+    """
+    if request.get("background") is not True:
+        return []
+    waits = response_object(request, job_id=job_id, model=request["model"], status="queued")
+    told = orjson.Fragment(orjson.dumps(waits))
+    return [
+        orjson.dumps({"type": kind, "sequence_number": number, "response": told})
+        for number, kind in enumerate(("response.created", "response.queued"))
+    ]
 
 
 class _Item(Protocol):

@@ -75,7 +75,7 @@ def response_object(
         "object": "response",
         "created_at": _created_at(job_id),
         "status": status,
-        "background": False,
+        "background": request.get("background") is True,
         "error": error,
         "incomplete_details": None if incomplete is None else {"reason": incomplete},
         "model": model,

@@ -1,7 +1,7 @@
 """A Responses request as a chat request.
 
-Kept here and not sent: `store`, `metadata` and `previous_response_id`, which are about what we
-keep; `max_tool_calls`, which counts the tools of OpenAI's own that no request here can have;
+Kept here and not sent: `store`, `metadata`, `background` and `previous_response_id`, which are about
+what we keep; `max_tool_calls`, which counts the tools of OpenAI's own that no request here can have;
 `truncation`, since nobody cuts an input short. A field this form does not know goes on as it is.
 Source: openai-python 3.52, types/responses/response_create_params.py.
 """
@@ -21,7 +21,6 @@ from shared.providers.translation.responses_input import to_messages
 Fields = dict[str, Any]
 
 _NO_WORD: Final[Mapping[str, str]] = {
-    "background": "responses in the background are not there yet.",
     "conversation": "conversations are not kept here: use previous_response_id.",
     "prompt": "prompts are not kept here: send instructions and input.",
     "context_management": "contexts are not compacted here.",

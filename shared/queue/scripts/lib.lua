@@ -18,6 +18,8 @@
 --   reply, readers     channels of waiting api processes; tokens of their requests; comma separated
 --   keep               '1' when the job goes on without readers
 --   store              '1' when its body is kept once it ended
+--   forgotten          '1', and nothing else, of one removed at its owner's wish
+--   row                where the database keeps what becomes of it; such a job stays until it is kept there
 --   holder             token of the delivery that runs it; consumer: that worker's name
 --   cancel             '1' once a running job was asked to stop
 --   result_head, result_body, last, finished    how it ended; last: ordinal of its last stream event
@@ -261,7 +263,7 @@ end
 -- Ends a job for good: result stored, ledger told, lane entry gone, waiters hinted.
 -- `keep_body_ms`: how long it can be run again, where it is set aside.
 local function settle(keys, id, state, head, body, settlement, now, inline_max, keep_body_ms)
-  local f = redis.call('HMGET', keys.job, 'header', 'reply', 'retain', 'store', 'calls')
+  local f = redis.call('HMGET', keys.job, 'header', 'reply', 'retain', 'store', 'calls', 'row')
   local last = last_ordinal(keys.events)
   take_off(keys.job, keys.lane, 'state', state, 'result_head', head, 'result_body', body,
     'last', last, 'finished', int(now))
@@ -273,8 +275,16 @@ local function settle(keys, id, state, head, body, settlement, now, inline_max, 
   else
     redis.call('XADD', keys.usage, '*', 'job', id, 'header', f[1], 'outcome', settlement)
   end
-  redis.call('PEXPIRE', keys.job, keep_body_ms or f[3])
-  redis.call('PEXPIRE', keys.events, f[3])
+  if f[6] then
+    -- Its result is here alone until the database has it, however long that takes.
+    local ended = string.gsub(keys.usage, 'usage$', 'ended')
+    redis.call('XADD', ended, '*', 'job', id, 'keep', keep_body_ms or f[3])
+    redis.call('PERSIST', keys.job)
+    redis.call('PERSIST', keys.events)
+  else
+    redis.call('PEXPIRE', keys.job, keep_body_ms or f[3])
+    redis.call('PEXPIRE', keys.events, f[3])
+  end
   publish(f[2], result_frame(id, last, head, body, inline_max))
 end
 

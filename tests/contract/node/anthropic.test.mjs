@@ -85,3 +85,36 @@ test("a refused key is an authentication error", async () => {
     Anthropic.AuthenticationError,
   );
 });
+
+test("a batch is created, waited for, listed, its results iterated, and deleted", async () => {
+  const batches = client.messages.batches;
+  const requests = BOTH.map((model, n) => ({
+    custom_id: `n${n}`,
+    params: { model, max_tokens: 50, messages: say("Hello") },
+  }));
+
+  const created = await batches.create({ requests });
+  let batch = created;
+  while (batch.processing_status !== "ended") batch = await batches.retrieve(created.id);
+  const results = [];
+  for await (const one of await batches.results(created.id)) results.push(one);
+  const listed = [];
+  for await (const one of batches.list({ limit: 1 })) {
+    listed.push(one.id);
+    if (listed.length === 2) break;
+  }
+  const deleted = await batches.delete(created.id);
+
+  assert.equal(created.request_counts.processing, 2);
+  assert.equal(batch.request_counts.succeeded, 2);
+  assert.deepEqual(
+    results.map(({ custom_id, result }) => [custom_id, result.message.content[0].text]),
+    [
+      ["n0", "You said: Hello"],
+      ["n1", "You said: Hello"],
+    ],
+  );
+  assert.equal(listed[0], created.id);
+  assert.equal(deleted.type, "message_batch_deleted");
+  await assert.rejects(batches.retrieve(created.id), Anthropic.NotFoundError);
+});

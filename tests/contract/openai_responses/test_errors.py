@@ -15,7 +15,6 @@ from tests.fakes.provider import ScriptedProvider
 pytestmark = pytest.mark.xdist_group("contract")
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"background": True}, "background"),
     ({"conversation": "conv_1"}, "conversation"),
     ({"prompt": {"id": "pmpt_1"}}, "prompt"),
     ({"include": ["reasoning.encrypted_content"]}, "include"),
@@ -70,7 +69,6 @@ def test_what_cannot_be_carried_over_is_left_out_on_demand(http: httpx.Client) -
             "model": ANTHROPIC,
             "input": "Hello",
             "text": {"format": {"type": "json_object"}},
-            "background": True,
             "top_logprobs": 2,
         },
         headers={"x-headrace-drop-params": "true"},
@@ -79,7 +77,6 @@ def test_what_cannot_be_carried_over_is_left_out_on_demand(http: httpx.Client) -
     assert answer.status_code == 200
     assert set(answer.headers["x-headrace-dropped-params"].split(", ")) == {
         "text",
-        "background",
         "top_logprobs",
     }
 

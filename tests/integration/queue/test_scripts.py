@@ -12,10 +12,12 @@ from redis.crc import key_slot
 
 from scheduler.duties.forget_consumers import forget_consumers
 from shared import keyspace
-from shared.domain.job import JobState, Lane, Target
+from shared.domain.job import OWN_ROW, JobState, Lane, Target
+from shared.errors import JobForgotten
 from shared.ids import AccountId
 from shared.queue.dead_letters import DeadLetters
 from shared.queue.delays import Delays
+from shared.queue.ended import EndedJobs
 from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import SCRIPTS, Scripts, source
 from shared.settings import QueueSettings
@@ -78,6 +80,12 @@ async def use_every_script(queue: Queue, link: RedisLink) -> None:
     await queue.producer.attach(cancelled.id, ACME, reply_to="hr:reply:other", reader="reader", surface=None)
     await queue.producer.forget(finished.id, ACME)
     await worker.forget()
+    await queue.enqueue(kept := replace(a_job(), row=OWN_ROW))
+    await queue.producer.listen(kept.id, ACME, reply_to="hr:reply:other")
+    await queue.producer.cancel(kept)
+    ended = EndedJobs(link, queue.settings)
+    for entry in await ended.next(block_ms=0):
+        await ended.kept(entry.job_id, entry)
 
 
 @pytest.mark.parametrize("shards", [1, 16])
@@ -133,6 +141,8 @@ async def test_flags_are_sent_to_servers_that_know_them_and_to_no_other(link: Re
 
 
 MAY_EXCEED_MEMORY = {
+    "kept",
+    "listen",
     "append",
     "attach",
     "begin",
@@ -319,6 +329,19 @@ async def _forgotten_job(queue: Queue) -> None:
     assert await queue.producer.forget(job.id, ACME) == "forgotten"
 
 
+async def _kept(queue: Queue) -> None:
+    await queue.enqueue(job := replace(a_job(), row=OWN_ROW))
+    await queue.producer.cancel(job)
+    ended = EndedJobs(queue.link, queue.settings)
+    (entry,) = await ended.next(block_ms=0)
+    await ended.kept(entry.job_id, entry)
+
+
+async def _listened(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    assert await queue.producer.listen(job.id, ACME, reply_to="hr:reply:other")
+
+
 GOLDEN: list[tuple[str, Scene]] = [
     ("enqueue", _enqueued),
     ("enqueue", _waiting),
@@ -341,6 +364,8 @@ GOLDEN: list[tuple[str, Scene]] = [
     ("cancel", _cancelled_running),
     ("attach", _attached),
     ("leave", _left),
+    ("kept", _kept),
+    ("listen", _listened),
     ("claim_key", _claimed),
     ("forget_consumer", _forgotten),
     ("forget", _forgotten_job),
@@ -394,7 +419,22 @@ async def test_nothing_is_left_of_a_stream_that_was_forgotten(queue: Queue, link
 
     assert (last, forgotten) == (b'{"b":2}', "forgotten")
     assert await queue.producer.last_event(job.id) is None
-    assert not [key for key in await all_keys(link) if job.id.encode() in key]
+    (left,) = [key for key in await all_keys(link) if job.id.encode() in key]
+    assert await link.execute("HGETALL", left) == [b"forgotten", b"1"]
+    assert 0 < await link.execute("PTTL", left) <= queue.settings.retain_seconds * 1000
+
+
+async def test_the_id_of_a_job_that_was_forgotten_is_not_run_again(queue: Queue) -> None:
+    await queue.enqueue(job := a_job())
+    await queue.producer.cancel(job)
+    await queue.producer.forget(job.id, ACME)
+
+    with pytest.raises(JobForgotten):
+        await queue.enqueue(job)
+
+    assert await queue.producer.was_forgotten(job.id)
+    assert await queue.producer.result(job.id) is None
+    assert await queue.producer.forget(job.id, ACME) == "missing"
 
 
 async def test_names_of_workers_long_gone_leave_every_lane(
@@ -412,3 +452,34 @@ async def test_names_of_workers_long_gone_leave_every_lane(
     left = {row[1] for row in await link.execute("XINFO", "CONSUMERS", lane, keyspace.GROUP)}
     assert left == {b"busy"}
     assert removed >= 1
+
+
+@pytest.mark.parametrize("shards", [1, 16])
+async def test_a_key_stands_for_its_job_no_longer_than_its_claim_unless_that_is_queued(
+    link: RedisLink, shards: int
+) -> None:
+    queue = Queue(link, QueueSettings(shards=shards))
+    digest = "d" * 64
+    job = a_job(job_id=queue.producer.new_id_beside(digest))
+    pointer = keyspace.idempotent(keyspace.shard_of(digest, shards), digest)
+    await queue.producer.claim_key(digest, job.id, instead_of=None, seconds=60)
+    claimed = await link.execute("PTTL", pointer)
+
+    await queue.producer.enqueue(job, reply_to="", claim=digest, claim_seconds=86_400)
+
+    assert 0 < claimed <= 60_000
+    assert 86_000_000 < await link.execute("PTTL", pointer) <= 86_400_000
+    assert await link.execute("GET", pointer) == job.id.encode()
+
+
+async def test_a_key_that_was_claimed_for_another_job_meanwhile_stays_that_ones(
+    queue: Queue, link: RedisLink
+) -> None:
+    digest = "d" * 64
+    job, other = (a_job(job_id=queue.producer.new_id_beside(digest)) for _ in range(2))
+    await queue.producer.claim_key(digest, other.id, instead_of=None, seconds=60)
+
+    await queue.producer.enqueue(job, reply_to="", claim=digest, claim_seconds=86_400)
+
+    pointer = keyspace.idempotent(keyspace.shard_of(digest, queue.settings.shards), digest)
+    assert await link.execute("GET", pointer) == other.id.encode()

@@ -32,7 +32,7 @@ from shared.queue.consumer import Consumer, Delivery, Lease, LeaseLost
 from shared.queue.delays import Delays
 from shared.queue.frames import Result, ResultHead
 from shared.queue.producer import Producer
-from shared.queue.redis_link import RedisLink
+from shared.queue.redis_link import RedisArg, RedisLink
 from shared.queue.script_calls import Scripts
 from shared.settings import QueueSettings
 from tests.integration.queue.model import Model, ModelJob, essence, text
@@ -77,6 +77,10 @@ ages = st.sampled_from([0, 0, 0, 1, 1, 2, 3, 5, 8])
 mostly = st.sampled_from([True, True, True, False])
 
 T = TypeVar("T")
+
+
+def backlog_of(lane_key: str) -> str:
+    return lane_key.replace(":lane:", ":backlog:")
 
 
 def newest(things: list[T], age: int) -> T:
@@ -462,21 +466,36 @@ class QueueMachine(RuleBasedStateMachine):
             end = ("state", "result_head", "result_body", "last", "finished", "fence")
             assert [before[name] for name in end] == [now[name] for name in end]
 
+    async def _read(self, *commands: tuple[RedisArg, ...]) -> list[Any]:
+        """The answers, of one round trip: what holds is asked after every step."""
+        return await asyncio.gather(*(self.link.execute(*command) for command in commands))
+
     async def _check_lanes(self, jobs: list[ModelJob]) -> None:
-        for key, lane in self.model.lanes.items():
-            rows = await self.link.execute("XRANGE", key, "-", "+")
+        delays, *found = await asyncio.gather(
+            self._read(("ZRANGE", keyspace.delayed(0, PROVIDER), 0, -1)),
+            *(
+                self._read(
+                    ("XRANGE", key, "-", "+"),
+                    ("XPENDING", key, keyspace.GROUP, "-", "+", 1_000),
+                    ("ZRANGE", backlog_of(key), 0, -1),
+                    ("HGETALL", f"{backlog_of(key)}:tenants"),
+                    ("HGET", f"{backlog_of(key)}:aside", ""),
+                )
+                for key in LANE_KEYS.values()
+            ),
+        )
+        assert {text(member) for member in delays[0]} == set(self.model.delayed)
+        for (lane_name, key), answers in zip(LANE_KEYS.items(), found, strict=True):
+            rows, pending, members, tenants, counted = answers
+            lane = self.model.lanes[key]
             assert {text(entry): text(fields[1]) for entry, fields in rows} == lane.entries
-            pending = await self.link.execute("XPENDING", key, keyspace.GROUP, "-", "+", 1_000)
             assert {text(row[0]): text(row[1]) for row in pending} == lane.pending
             for entry, job_id in lane.entries.items():
                 job = self.model.jobs[job_id]
                 assert job.entry == entry or entry in lane.tombstones
-            await self._check_backlog(key, [job for job in jobs if job.lane == key and self.model.waits(job)])
-        members = await self.link.execute("ZRANGE", keyspace.delayed(0, PROVIDER), 0, -1)
-        assert {text(member) for member in members} == set(self.model.delayed)
-        for lane_name, key in LANE_KEYS.items():
+            waiting = [job for job in jobs if job.lane == key and self.model.waits(job)]
+            self._check_backlog(key, waiting, members, tenants)
             aside = sum(member.endswith(f"|{lane_name}") for member in self.model.delayed)
-            counted = await self.link.execute("HGET", f"{key.replace(':lane:', ':backlog:')}:aside", "")
             assert int(counted or 0) == aside
         for job in jobs:
             if job.is_over:
@@ -498,12 +517,11 @@ class QueueMachine(RuleBasedStateMachine):
             if job.state is JobState.RUNNING:
                 assert job.entry in self.model.lanes[job.lane].pending
 
-    async def _check_backlog(self, lane: str, waiting: list[ModelJob]) -> None:
-        backlog = lane.replace(":lane:", ":backlog:")
-        members = {text(key) for key in await self.link.execute("ZRANGE", backlog, 0, -1)}
-        assert members == {keyspace.job(0, JobId(job.id)) for job in waiting}
-        flat = await self.link.execute("HGETALL", f"{backlog}:tenants")
-        counts = {text(k): text(v) for k, v in zip(flat[::2], flat[1::2], strict=True)}
+    def _check_backlog(
+        self, lane: str, waiting: list[ModelJob], members: list[Any], tenants: list[Any]
+    ) -> None:
+        assert {text(key) for key in members} == {keyspace.job(0, JobId(job.id)) for job in waiting}
+        counts = {text(k): text(v) for k, v in zip(tenants[::2], tenants[1::2], strict=True)}
         if waiting:
             assert counts[f"n:{ACME}"] == str(len(waiting))
             assert counts["active"] == "1"
@@ -513,11 +531,12 @@ class QueueMachine(RuleBasedStateMachine):
             assert not counts
 
     async def _check_ends(self, jobs: list[ModelJob]) -> None:
-        rows = await self.link.execute("XRANGE", keyspace.usage(0), "-", "+")
+        rows, letters = await self._read(
+            ("XRANGE", keyspace.usage(0), "-", "+"), ("XRANGE", keyspace.dead(0, PROVIDER), "-", "+")
+        )
         settlements = sorted((text(f[1]), Settlement.from_wire(f[5]).outcome.value) for _, f in rows)
         assert settlements == sorted((job.id, job.outcome.value) for job in jobs if job.outcome is not None)
         assert {job.id for job in jobs if job.is_over} == {job_id for job_id, _ in settlements}
-        letters = await self.link.execute("XRANGE", keyspace.dead(0, PROVIDER), "-", "+")
         assert [text(fields[1]) for _, fields in letters] == self.model.dead
 
     async def _check_depth(self) -> None:

@@ -21,6 +21,7 @@ from shared.providers.registry import Registry
 from shared.queue.consumer import Consumer, Delivery
 from shared.queue.frames import Result
 from shared.settings import BreakerSettings, ProviderSettings, QueueSettings, Settings, WorkerSettings
+from shared.storage.objects import Storage
 from tests.integration.queue.support import PROVIDER, Queue
 from workers.gate import Gate
 from workers.in_flight import InFlight
@@ -97,6 +98,7 @@ async def a_worker(
     profiles: Mapping[str, ProviderProfile] | None = None,
     secrets: Mapping[str, str] | None = None,
     own_credentials: OwnCredentials | None = None,
+    storage: Storage | None = None,
     **overrides: Any,
 ) -> AsyncIterator[Worker]:
     """A worker of providers that all live at `base_url`."""
@@ -132,6 +134,7 @@ async def a_worker(
         in_flight=in_flight,
         rng=Random(4),
         own_credentials=own_credentials or OwnCredentials(None, None),
+        storage=storage,
     )
     await context.consumer.create_groups()
     try:

@@ -9,8 +9,8 @@ from dataclasses import replace
 import orjson
 import pytest
 
-from shared.domain.job import JobKind, JobState
-from shared.domain.usage import Outcome
+from shared.domain.job import JobKind, JobState, Target
+from shared.domain.usage import Outcome, Usage
 from shared.providers import anthropic, openai, vllm
 from shared.providers.tokens import tokens_of_chars
 from shared.queue.consumer import LeaseLost
@@ -245,6 +245,55 @@ async def test_a_cancelled_call_closes_its_connection_at_once(
         ((_, settlement),) = await queue.usage()
         assert settlement.outcome is Outcome.CANCELLED
         assert settlement.usage.estimated
+
+
+def anthropic_event(**fields: object) -> bytes:
+    return chunk(b"event: %b\ndata: %b\n\n" % (str(fields["type"]).encode(), orjson.dumps(fields)))
+
+
+ANTHROPIC_START = anthropic_event(
+    type="message_start",
+    message={"id": "msg_1", "model": "m", "content": [], "usage": {"input_tokens": 25, "output_tokens": 1}},
+)
+ANTHROPIC_DELTAS = [
+    anthropic_event(type="content_block_delta", index=0, delta={"type": "text_delta", "text": "word " * 800})
+] * 5
+
+
+@pytest.mark.parametrize("kind", [JobKind.CHAT, JobKind.MESSAGES])
+@pytest.mark.parametrize("is_cancelled", [False, True], ids=["cut", "cancelled"])
+async def test_a_stream_that_anthropic_did_not_end_is_charged_for_what_came(
+    queue: Queue, kind: JobKind, is_cancelled: bool
+) -> None:
+    body = b'{"model":"claude-opus-4-5","max_tokens":9000,"messages":[{"role":"user","content":"hi"}]}'
+    job = replace(a_job(stream=True), kind=kind, plan=(Target("anthropic", "claude-opus-4-5"),), body=body)
+    parts = (STREAM_HEAD, ANTHROPIC_START, *ANTHROPIC_DELTAS)
+    behave = sends_then_hangs(*parts) if is_cancelled else sends(*parts)
+    keys = {"anthropic": SECRET}
+    async with serving(behave) as provider, a_worker(queue, provider.base_url, secrets=keys) as worker:
+        task = asyncio.create_task(run_job(worker.context, await worker.deliver(job)))
+        if is_cancelled:
+            async with asyncio.timeout(5):
+                while b"".join(await worker.events(job)).count(b"word " * 800) < 5:
+                    pass
+            worker.context.in_flight.stop(job.id, StopReason.CANCELLED)
+        await task
+
+    ((_, settlement),) = await queue.usage()
+    assert settlement.usage == Usage(25, tokens_of_chars(5 * 4000), estimated=True)
+
+
+async def test_running_usage_of_a_stream_that_broke_off_is_no_less_than_what_came(queue: Queue) -> None:
+    running = b'"usage":{"prompt_tokens":9,"completion_tokens":1},"choices":['
+    told = event("word " * 800).replace(b'"choices":[', running, 1)
+    async with (
+        serving(sends(STREAM_HEAD, chunk(told))) as provider,
+        a_worker(queue, provider.base_url) as worker,
+    ):
+        await worker.run(a_job(stream=True))
+
+    ((_, settlement),) = await queue.usage()
+    assert settlement.usage == Usage(9, tokens_of_chars(4000), estimated=True)
 
 
 async def test_a_stream_whose_caller_left_stops_with_its_next_event(queue: Queue) -> None:

@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from api.openai_v1.schemas import check_chat_completion
 from api.unified_v1.schemas import check_chat
 from shared.errors import InvalidRequest
+from shared.requests.chat import check_chat_completion
 
 USER = {"role": "user", "content": "hello"}
 

@@ -56,9 +56,9 @@ def test_parameters_that_openai_does_not_know_are_taken_out_of_messages() -> Non
 
 
 def test_a_prompt_kept_at_openai_is_taken_out_of_a_response() -> None:
-    document = {"input": "Hello", "prompt": {"id": "pmpt_1"}, "background": True}
+    document = {"input": "Hello", "prompt": {"id": "pmpt_1"}, "moderation": {"on": 1}}
 
-    assert sorted(dropped(JobKind.RESPONSES, GPT, document)) == ["background", "prompt"]
+    assert sorted(dropped(JobKind.RESPONSES, GPT, document)) == ["moderation", "prompt"]
     assert document == {"input": "Hello"}
 
 

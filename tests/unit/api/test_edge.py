@@ -42,6 +42,7 @@ async def ask(
     *,
     method: str = "POST",
     path: str = "/v1/chat/completions",
+    query: bytes = b"",
     headers: Iterable[tuple[bytes, bytes]] = (JSON, ONE_BYTE),
     settings: ApiSettings | None = None,
     **edge: Any,
@@ -54,7 +55,14 @@ async def ask(
     async def send(message: Message) -> None:
         sent.append(message)
 
-    scope = {"type": "http", "method": method, "path": path, "headers": list(headers), "state": {}}
+    scope = {
+        "type": "http",
+        "method": method,
+        "path": path,
+        "query_string": query,
+        "headers": list(headers),
+        "state": {},
+    }
     await Edge(app, settings=settings or ApiSettings(), **edge)(scope, receive, send)
     return Answer(sent)
 
@@ -123,6 +131,35 @@ async def test_a_path_that_is_merely_unusual_reaches_the_routes(path: str) -> No
     assert (await ask(ok, path=path)).status == 200
 
 
+@pytest.mark.parametrize(
+    "query",
+    [
+        b"a=%00",
+        b"%00=a",
+        b"a=1&b=x%00",
+        b"a=%1b%5b31m",
+        b"a=%08",
+        b"a=%7f",
+        b"a=%ff",
+        b"a=%C3",
+        b"a=%c0%80",
+        b"a=%ed%a0%80",
+    ],
+)
+async def test_a_query_that_is_no_text_is_400(query: bytes) -> None:
+    answer = await ask(ok, query=query)
+
+    assert (answer.status, answer.error["code"]) == (400, "bad_request")
+    assert query not in answer.body
+
+
+@pytest.mark.parametrize(
+    "query", [b"a=%C3%A9&b=%f0%9f%90%8e", b"a=one%0d%0a%09two", b"a=%25ff", b"a=%", b"a=%zz", b"beta=true"]
+)
+async def test_a_query_that_is_merely_unusual_reaches_the_routes(query: bytes) -> None:
+    assert (await ask(ok, query=query)).status == 200
+
+
 @pytest.mark.parametrize("encoding", [b"gzip", b"br", b"zstd", b"deflate, gzip", b""])
 async def test_a_compressed_body_is_415(encoding: bytes) -> None:
     assert (await ask(ok, headers=[JSON, ONE_BYTE, (b"content-encoding", encoding)])).status == 415
@@ -156,6 +193,20 @@ async def test_upload_routes_judge_content_type_and_size_themselves() -> None:
     headers = [(b"content-type", b"multipart/form-data; boundary=x"), (b"content-length", b"999999999")]
 
     assert (await ask(ok, path="/v1/files", headers=headers, uploads=["/v1/files"])).status == 200
+
+
+async def test_a_body_may_be_larger_at_paths_that_say_so_and_there_alone() -> None:
+    settings, larger = ApiSettings(max_body_bytes=10), {"/v1/messages/batches": 20}
+
+    async def status(path: str, size: int) -> int:
+        headers = [JSON, (b"content-length", b"%d" % size)]
+        return (await ask(ok, path=path, headers=headers, settings=settings, larger=larger)).status
+
+    assert await status("/v1/messages/batches", 20) == 200
+    assert await status("/v1/messages/batches", 21) == 413
+    assert await status("/v1/messages/batches/x/cancel", 11) == 413
+    assert await status("/v1/messages", 11) == 413
+    assert (await ask(ok, path="/v1/messages/batches", headers=[ONE_BYTE], larger=larger)).status == 415
 
 
 async def test_a_content_length_above_the_limit_is_413_and_closes_the_connection() -> None:

@@ -10,11 +10,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from starlette.exceptions import HTTPException
 
 from api import error_views
-from api.error_views import from_pydantic, render, stream_frame
+from api.error_views import render, stream_frame
 from shared import errors
 from shared.domain.job import Surface
 from shared.errors import BrokerError
 from shared.ids import RequestId
+from shared.requests.problems import from_pydantic
 
 REQUEST = RequestId("req_0123456789")
 
@@ -34,6 +35,7 @@ ALL_ERRORS = [
     errors.ModelNotFound("m", param="model"),
     errors.Conflict("m"),
     errors.IdempotencyMismatch("m"),
+    errors.JobForgotten("m"),
     errors.JobCancelled("m"),
     errors.Overloaded("m"),
     errors.QueueFull("m", retry_after_seconds=3),
@@ -113,6 +115,13 @@ def test_retry_after_is_whole_seconds_that_every_client_honours(asked: float, to
     assert headers(errors.QueueFull("m", retry_after_seconds=asked))[b"retry-after"] == told
 
 
+def test_what_is_not_worth_trying_soon_says_how_long_it_takes() -> None:
+    refused = errors.QuotaExceeded("m", retry_after_seconds=200_000)
+
+    assert headers(refused)[b"retry-after"] == b"200000"
+    assert headers(refused)[b"x-should-retry"] == b"false"
+
+
 def test_an_overload_always_says_when_to_come_back() -> None:
     assert headers(errors.Overloaded("m"))[b"retry-after"] == b"1"
 
@@ -124,6 +133,7 @@ def test_an_overload_always_says_when_to_come_back() -> None:
         (errors.ProviderRateLimited("m", provider="openai"), b"true"),
         (errors.DeadlineExceeded("m"), b"false"),
         (errors.ProviderCredentialRefused("m", provider="openai"), b"false"),
+        (errors.JobForgotten("m"), b"true"),
         (errors.JobCancelled("m"), b"false"),
         (BrokerError("m"), b"false"),
         (errors.InvalidRequest("m"), None),

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.json_body import parse_object, render_path
 from shared.errors import InvalidJson, InvalidRequest, TooComplex
+from shared.requests.json_body import parse_object, render_path
 
 MEGABYTES_10 = 10 * 1024 * 1024
 

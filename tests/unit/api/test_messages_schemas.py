@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.anthropic_v1.schemas import check_messages, check_token_count
 from shared.domain.job import JobKind, Target
 from shared.errors import InvalidRequest
 from shared.providers import anthropic, openai
 from shared.providers.dialect import Call
+from shared.requests.messages import check_messages, check_token_count
 
 GOOD: dict[str, Any] = {
     "model": "anthropic/claude-haiku-4-5",

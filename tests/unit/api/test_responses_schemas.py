@@ -11,13 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.openai_v1.responses_schemas import check_response_request
 from shared.domain.job import JobKind, Target
 from shared.errors import InvalidRequest
 from shared.ids import new_job_id
 from shared.providers import anthropic, openai, vllm
 from shared.providers.dialect import Call
 from shared.providers.translation.responses_object import response_object
+from shared.requests.responses import check_response_request
 
 Fields = dict[str, Any]
 TEXT = {"type": "input_text", "text": "x"}

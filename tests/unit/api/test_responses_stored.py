@@ -8,7 +8,6 @@ import pytest
 
 from api.openai_v1.responses_stored import StoredResponse, input_items
 from shared.domain.job import JobState
-from shared.queue.producer import StoredJob
 from tests.integration.queue.support import a_job
 
 
@@ -23,7 +22,7 @@ from tests.integration.queue.support import a_job
     ids=str,
 )
 def test_input_that_was_refused_is_listed_as_it_came(item: dict[str, Any], listed: dict[str, Any]) -> None:
-    found = StoredResponse(StoredJob(a_job(), JobState.FAILED, None), {"input": [item]})
+    found = StoredResponse(a_job(), JobState.FAILED, None, {"input": [item]})
 
     (one,) = input_items(found)
 

@@ -9,17 +9,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.datastructures import Headers
 
-from api.urgency import budget_ms, cost_of, lane_of
+from api.urgency import budget_ms, lane_of
 from shared.domain.job import JobKind, Lane
 from shared.domain.principal import Principal
 from shared.errors import InvalidRequest
 from shared.ids import AccountId, ApiKeyId
+from shared.requests.turn import cost_of
 
 
 def budget(
-    document: dict[str, Any] | None = None, headers: dict[str, str] | None = None, *, stream: bool = False
+    document: dict[str, Any] | None = None,
+    headers: dict[str, str] | None = None,
+    *,
+    stream: bool = False,
+    comes_back: float = 0.0,
 ) -> int:
-    return budget_ms(Headers(headers or {}), document or {}, most_seconds=600, stream=stream)
+    return budget_ms(
+        Headers(headers or {}),
+        document or {},
+        most_seconds=600,
+        stream=stream,
+        comes_back_seconds=comes_back,
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,6 +72,8 @@ def test_the_header_wins_over_the_field_and_both_over_the_clients_own_patience()
     assert budget({"timeout_seconds": 2}, {**patience, "x-request-timeout": "3"}) == 3_000
     assert budget({"timeout_seconds": 2}, patience) == 2_000
     assert budget(headers=patience) == 5_250
+    assert budget(headers=patience, comes_back=2) == 7_250
+    assert budget({"timeout_seconds": 2}, patience, comes_back=2) == 2_000
     assert budget(headers=patience, stream=True) == 600_000
     assert budget(headers={**patience, "idempotency-key": "one"}) == 600_000
     assert budget(headers={"x-stainless-timeout": "NaN"}) == 600_000

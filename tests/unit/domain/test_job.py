@@ -67,7 +67,7 @@ settlements = st.builds(
     outcome=st.sampled_from(Outcome),
     provider=words,
     model=words,
-    usage=st.builds(Usage, counts, counts, counts, counts, st.booleans()),
+    usage=st.builds(Usage, counts, counts, counts, counts, st.booleans(), counts, counts),
     cost_micro_usd=counts,
     queue_ms=counts,
     provider_ms=counts,
@@ -107,6 +107,15 @@ def test_a_job_at_its_next_target_asks_for_the_model_there() -> None:
 @given(settlements)
 def test_a_settlement_comes_back_from_the_wire_as_it_went(settlement: Settlement) -> None:
     assert Settlement.from_wire(settlement.to_wire()) == settlement
+
+
+@given(settlements)
+def test_a_settlement_of_the_release_before_says_nothing_of_what_was_kept(settlement: Settlement) -> None:
+    fields = orjson.loads(settlement.to_wire())
+    del fields["written"], fields["written_1h"]
+
+    usage = replace(settlement.usage, cache_write_tokens=0, cache_write_1h_tokens=0)
+    assert Settlement.from_wire(orjson.dumps(fields)) == replace(settlement, usage=usage)
 
 
 @pytest.mark.parametrize("version", [ENVELOPE_VERSION + 1, 0, None, "1", [1]])

@@ -23,7 +23,13 @@ from tests.unit.providers.support import (
     message_of,
 )
 
-USAGE = Usage(prompt_tokens=160, completion_tokens=61, cached_tokens=130)
+USAGE = Usage(
+    prompt_tokens=160,
+    completion_tokens=61,
+    cached_tokens=130,
+    cache_write_tokens=22,
+    cache_write_1h_tokens=10,
+)
 
 
 def a_stream(*, include_usage: bool = True) -> AnthropicStream:
@@ -299,6 +305,47 @@ blocks = st.lists(
     ),
     max_size=5,
 )
+
+
+def an_end(**usage: Any) -> SseEvent:
+    return event({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage})
+
+
+def test_what_a_stream_kept_is_as_it_says_last() -> None:
+    opening = {"input_tokens": 5, "cache_creation_input_tokens": 40}
+    split = {"cache_creation": {"ephemeral_5m_input_tokens": 10, "ephemeral_1h_input_tokens": 30}}
+    decoder = a_stream()
+
+    decoder.feed(event({"type": "message_start", "message": {"usage": {**opening, **split}}}))
+    assert decoder.usage == Usage(45, 0, cache_write_tokens=40, cache_write_1h_tokens=30)
+    decoder.feed(an_end(output_tokens=2))
+    assert decoder.usage == Usage(45, 2, cache_write_tokens=40, cache_write_1h_tokens=30)
+    decoder.feed(an_end(cache_creation_input_tokens=60, cache_creation={"ephemeral_1h_input_tokens": 50}))
+    assert decoder.usage == Usage(65, 2, cache_write_tokens=60, cache_write_1h_tokens=50)
+
+
+@pytest.mark.parametrize(
+    ("split", "for_an_hour"),
+    [
+        (None, 0),
+        ("all", 0),
+        ([30], 0),
+        ({}, 0),
+        ({"ephemeral_1h_input_tokens": "30"}, 0),
+        ({"ephemeral_1h_input_tokens": -1}, 0),
+        ({"ephemeral_1h_input_tokens": True}, 0),
+        ({"ephemeral_1h_input_tokens": 30}, 30),
+        ({"ephemeral_1h_input_tokens": 10**18}, 40),
+    ],
+)
+def test_of_what_was_kept_not_more_is_kept_for_an_hour(split: Any, for_an_hour: int) -> None:
+    counts = {"input_tokens": 5, "cache_creation_input_tokens": 40, "cache_creation": split}
+    message = {"content": [], "stop_reason": "end_turn", "usage": counts}
+
+    answer = anthropic_messages.decode(orjson.dumps(message), a_call(ANTHROPIC, CLAUDE))
+
+    assert answer.usage == Usage(45, 0, cache_write_tokens=40, cache_write_1h_tokens=for_an_hour)
+    assert orjson.loads(answer.body)["usage"]["prompt_tokens"] == 45
 
 
 def pieces(text: str, cuts: list[int]) -> list[str]:

@@ -18,7 +18,13 @@ from tests.unit.providers.support import ANTHROPIC, CLAUDE, a_call, decoded, eve
 
 MESSAGES: Codec = ANTHROPIC.codec(JobKind.MESSAGES)
 COUNT: Codec = ANTHROPIC.codec(JobKind.COUNT_TOKENS)
-USAGE = Usage(prompt_tokens=160, completion_tokens=61, cached_tokens=130)
+USAGE = Usage(
+    prompt_tokens=160,
+    completion_tokens=61,
+    cached_tokens=130,
+    cache_write_tokens=22,
+    cache_write_1h_tokens=10,
+)
 REQUEST = {
     "model": CLAUDE.model,
     "max_tokens": 7,

@@ -35,6 +35,11 @@ def test_a_listed_model_is_complete(model: Model) -> None:
     if model.prices is not None:
         assert 0 < model.prices.cached_prompt <= model.prices.prompt
         assert model.prices.prompt <= model.prices.completion or not model.max_output_tokens
+        if model.provider == "anthropic":
+            assert (model.prices.cache_write, model.prices.cache_write_1h) == (
+                model.prices.prompt * 5 // 4,
+                model.prices.prompt * 2,
+            )
     assert model.capabilities
     assert model.source.startswith("https://")
     assert model.read >= date(2026, 11, 1)
@@ -91,6 +96,36 @@ def test_retired_models_are_priced_but_not_listed() -> None:
 )
 def test_cost_counts_cached_tokens_at_their_price_and_rounds_up_once(usage: Usage, cost: int) -> None:
     assert CATALOGUE.cost_micro_usd("openai", "gpt-4o-mini", usage) == cost
+
+
+@pytest.mark.parametrize(
+    ("usage", "cost"),
+    [
+        # Dollars a million: 3.00 read, 0.30 from the cache, 3.75 kept for minutes, 6.00 an hour, 15.00 said.
+        (Usage(1_000_000), 3_000_000),
+        (Usage(1_000_000, cache_write_tokens=1_000_000), 3_750_000),
+        (Usage(1_000_000, cache_write_tokens=1_000_000, cache_write_1h_tokens=1_000_000), 6_000_000),
+        (Usage(1_000_000, cache_write_tokens=400_000, cache_write_1h_tokens=100_000), 3_525_000),
+        (
+            Usage(1_000_000, 10_000, 500_000, cache_write_tokens=300_000, cache_write_1h_tokens=200_000),
+            600_000 + 150_000 + 375_000 + 1_200_000 + 150_000,
+        ),
+        (Usage(160, 61, 130, cache_write_tokens=22, cache_write_1h_tokens=10), 24 + 39 + 45 + 60 + 915),
+        (Usage(1, cache_write_tokens=1), 4),
+        # More than there is cannot have been kept.
+        (Usage(100, cached_tokens=60, cache_write_tokens=999, cache_write_1h_tokens=0), 18 + 150),
+        (Usage(100, cache_write_tokens=10, cache_write_1h_tokens=999), 270 + 60),
+        (Usage(0, cached_tokens=5, cache_write_tokens=5, cache_write_1h_tokens=5), 0),
+    ],
+)
+def test_what_is_kept_in_the_cache_is_charged_by_how_long(usage: Usage, cost: int) -> None:
+    assert CATALOGUE.cost_micro_usd("anthropic", "claude-sonnet-4-5", usage) == cost
+
+
+def test_what_is_kept_costs_nothing_more_where_no_price_says_so() -> None:
+    kept = Usage(1_000_000, cache_write_tokens=500_000, cache_write_1h_tokens=500_000)
+
+    assert CATALOGUE.cost_micro_usd("openai", "gpt-4o-mini", kept) == 150_000
 
 
 @pytest.mark.parametrize(("provider", "model"), [("openai", "gpt-nine"), ("lab", "gpt-4o"), ("lab", "phi-4")])

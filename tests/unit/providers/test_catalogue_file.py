@@ -61,11 +61,44 @@ def test_a_model_of_ours_is_replaced_whole_and_in_its_place(tmp_path: Path) -> N
     assert known.cost_micro_usd("openai", "gpt-4o", Usage(1_000_000)) == 10_000_000
 
 
+@pytest.mark.parametrize(
+    ("prices", "for_minutes", "for_an_hour"),
+    [
+        ("prompt = 4", 4_000_000, 4_000_000),
+        ("prompt = 4, cache_write = 5", 5_000_000, 8_000_000),
+        ("prompt = 4, cache_write = 5, cache_write_1h = 6", 5_000_000, 6_000_000),
+        ("prompt = 4, cache_write = 9", 9_000_000, 9_000_000),
+        ("prompt = 4, cache_write = 0, cache_write_1h = 0", 0, 0),
+    ],
+)
+def test_what_is_kept_has_prices_of_its_own_where_they_are_given(
+    tmp_path: Path, prices: str, for_minutes: int, for_an_hour: int
+) -> None:
+    known = catalogue(tmp_path, HOUSE.replace(ONE_CENT_A_THOUSAND, f"usd_per_million = {{ {prices} }}\n"))
+    million = 1_000_000
+
+    def cost(for_an_hour: int) -> int:
+        usage = Usage(million, cache_write_tokens=million, cache_write_1h_tokens=for_an_hour)
+        return known.cost_micro_usd("vllm", "house-7b", usage)
+
+    assert (cost(0), cost(million)) == (for_minutes, for_an_hour)
+
+
 def test_a_price_left_out_is_not_known(tmp_path: Path) -> None:
     known = catalogue(tmp_path, HOUSE.replace(ONE_CENT_A_THOUSAND, ""))
 
     assert known.prices("vllm", "house-7b") is None
     assert known.cost_micro_usd("vllm", "house-7b", Usage(1_000, 1_000)) == 0
+
+
+def test_a_call_in_a_batch_of_the_provider_costs_the_part_that_the_file_says(tmp_path: Path) -> None:
+    known = catalogue(tmp_path, HOUSE.replace("capab", "batch_price_factor = 0.25\ncapab"))
+    usage = Usage(1_001, 1)
+
+    assert known.cost_micro_usd("vllm", "house-7b", usage) == 10_021
+    assert known.batch_cost_micro_usd("vllm", "house-7b", usage) == 2_506
+    assert catalogue(tmp_path, HOUSE).batch_cost_micro_usd("vllm", "house-7b", usage) == 10_021
+    assert known.batch_cost_micro_usd("openai", "gpt-4o-mini", Usage(2_000_000, 0)) == 150_000
 
 
 def test_an_alias_leads_where_it_says_whatever_else_has_its_name(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from math import ceil
 from typing import Any
 
 import orjson
@@ -52,6 +53,18 @@ def test_a_provider_nobody_serves_or_without_an_address_is_offline() -> None:
 
     assert duties.health(openai.PROFILE, record, served=False).error == "no_worker"
     assert duties.health(vllm.PROFILE, record, served=True).error == "no_address"
+
+
+@pytest.mark.parametrize(
+    ("mark", "micro_usd"), [(None, 3), ({"type": "ephemeral"}, 3.75), ({"type": "ephemeral", "ttl": "1h"}, 6)]
+)
+def test_a_prompt_that_may_be_kept_costs_that_at_most(mark: Any, micro_usd: float) -> None:
+    asked = {**HELLO, "max_tokens": 100, "cache_control": mark}
+
+    found = cost("claude-sonnet-4-5", JobKind.MESSAGES, BUILT_IN["anthropic"], **asked)
+
+    assert found.low_micro_usd == 3 * found.prompt_tokens
+    assert found.high_micro_usd == ceil(micro_usd * found.prompt_tokens) + 1_500
 
 
 def test_a_cost_lies_between_an_empty_answer_and_the_longest() -> None:

@@ -186,7 +186,9 @@ def test_a_completion_becomes_a_message() -> None:
 def test_the_ledger_reads_what_the_provider_counted() -> None:
     completion = {"choices": [{"message": {"content": "a"}, "finish_reason": "stop"}], "usage": USAGE}
 
-    assert MESSAGES.decode(orjson.dumps(completion), the_call()).usage == Usage(100, 9, 60, 4)
+    usage = MESSAGES.decode(orjson.dumps(completion), the_call()).usage
+
+    assert usage == Usage(100, 9, 60, 4, cache_write_tokens=10)
 
 
 @pytest.mark.parametrize(

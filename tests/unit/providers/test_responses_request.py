@@ -179,7 +179,7 @@ def test_what_is_ours_to_keep_or_changes_nothing_is_not_sent() -> None:
         "previous_response_id": "resp_1",
         "max_tool_calls": 3,
         "truncation": "auto",
-        "background": False,
+        "background": True,
         "conversation": None,
         "include": ["message.input_image.image_url"],
         "tools": [],

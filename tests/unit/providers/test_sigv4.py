@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 
 import pytest
 
-from shared.providers.sigv4 import SigV4, canonical_request
+from shared.providers.sigv4 import SigV4
+from shared.sigv4 import AccessKey, canonical_request, sha256, signed_headers
 
 NOW = datetime(2015, 8, 30, 12, 36, tzinfo=UTC)
 SECRET = "AKIDEXAMPLE wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
@@ -80,13 +81,49 @@ def test_a_body_is_signed_as_in_the_suite() -> None:
         "x-amz-date": "20150830T123600Z",
     }
 
-    canonical = canonical_request("POST", "https://example.amazonaws.com/", headers, b"Param1=value1")
+    canonical = canonical_request("POST", "https://example.amazonaws.com/", headers, sha256(b"Param1=value1"))
 
     assert canonical == (
         "POST\n/\n\ncontent-type:application/x-www-form-urlencoded\nhost:example.amazonaws.com\n"
         "x-amz-date:20150830T123600Z\n\ncontent-type;host;x-amz-date\n"
         "9095672bbd1f56dfc5b65f3e153adc8731a4a654192329106275f4c7b24d0b6e"
     )
+
+
+def test_a_request_to_s3_is_signed_as_in_its_manual() -> None:
+    """The GET with a range, and the GET with a query, of
+    docs.aws.amazon.com/AmazonS3/latest/API/sig-v4-header-based-auth.html.
+    """
+    key = AccessKey("AKIAIOSFODNN7EXAMPLE", "wJalrXUtnFEMI/K7MDENG/bPxRfiCYEXAMPLEKEY")
+    signatures = []
+    for path, headers in (("test.txt", {"range": "bytes=0-9"}), ("?max-keys=2&prefix=J", {})):
+        signed = signed_headers(
+            key,
+            region="us-east-1",
+            service="s3",
+            method="GET",
+            url=f"https://examplebucket.s3.amazonaws.com/{path}",
+            body_sha256=sha256(b""),
+            now=datetime(2013, 5, 24, tzinfo=UTC),
+            headers=headers,
+        )
+        signatures.append(signed["authorization"].partition("Signature=")[2])
+
+    assert signatures == [
+        "f0e8bdb87c964420e857bd35b5d6ed310bd44f0170aba48dd91039c6036bdb41",
+        "34b48302e7b5fa45bde8084f4b7868a86f0a534bc59db6670ed5711ef69dc6f7",
+    ]
+
+
+def test_what_is_encoded_in_the_path_of_an_object_is_not_encoded_again() -> None:
+    url = "https://store.example/bucket/a%20b"
+
+    assert canonical_request("GET", url, {}, "", safe="/%-_.~").splitlines()[1] == "/bucket/a%20b"
+    assert canonical_request("GET", url, {}, "").splitlines()[1] == "/bucket/a%2520b"
+
+
+def test_a_secret_is_in_no_repr() -> None:
+    assert "wJalr" not in repr(AccessKey("AKIDEXAMPLE", "wJalrXUtnFEMI", "wJalr-token"))
 
 
 def test_the_signature_holds_for_these_bytes_alone() -> None:

@@ -59,7 +59,12 @@ def test_the_constructor_takes_what_it_is_given() -> None:
 def test_only_delivery_health_and_closing_are_replaced() -> None:
     ours = {name for name in vars(StreamWorker) if hasattr(arq.Worker, name) and name not in vars(object)}
 
-    assert ours - {"__module__", "__doc__"} == {"_poll_iteration", "record_health", "close"}
+    # The last two since Python 3.13.
+    assert ours - {"__module__", "__doc__", "__firstlineno__", "__static_attributes__"} == {
+        "_poll_iteration",
+        "record_health",
+        "close",
+    }
 
 
 @pytest.mark.parametrize("name", ["_poll_iteration", "record_health", "close"])

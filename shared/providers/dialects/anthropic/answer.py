@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import orjson
 
-from shared.domain.usage import Usage
+from shared.domain.usage import MOST_TOKENS, Usage
 from shared.errors import ProviderAnswerInvalid
 from shared.providers import refusals
 from shared.providers.dialect import Answer
@@ -127,10 +127,12 @@ def finish_reason(stop_reason: object) -> str | None:
 class UsageCounts:
     """Anthropic's counts, which a stream gives in several events, each cumulative."""
 
-    __slots__ = ("_cache_read", "_cache_written", "_input", "_output", "_said", "_thinking")
+    __slots__ = ("_cache_read", "_cache_written", "_for_an_hour", "_input", "_output", "_said", "_thinking")
 
     def __init__(self) -> None:
         self._input = self._cache_written = self._cache_read = self._output = self._thinking = 0
+        self._for_an_hour = 0
+        """Of what was written to the cache. Said at the start of a stream and not always at its end."""
         self._said = False
 
     def add(self, usage: object) -> None:
@@ -141,6 +143,9 @@ class UsageCounts:
         self._cache_written = _count(usage, "cache_creation_input_tokens", self._cache_written)
         self._cache_read = _count(usage, "cache_read_input_tokens", self._cache_read)
         self._output = _count(usage, "output_tokens", self._output)
+        kept = usage.get("cache_creation")
+        if type(kept) is dict:
+            self._for_an_hour = _count(kept, "ephemeral_1h_input_tokens", self._for_an_hour)
         details = usage.get("output_tokens_details")
         if type(details) is dict:
             self._thinking = _count(details, "thinking_tokens", self._thinking)
@@ -148,7 +153,14 @@ class UsageCounts:
     def usage(self) -> Usage | None:
         if not self._said:
             return None
-        return Usage(self._prompt, self._output, self._cache_read, self._thinking)
+        return Usage(
+            self._prompt,
+            self._output,
+            self._cache_read,
+            self._thinking,
+            cache_write_tokens=self._cache_written,
+            cache_write_1h_tokens=min(self._for_an_hour, self._cache_written),
+        )
 
     def as_openai(self) -> dict[str, Any]:
         return {
@@ -170,7 +182,7 @@ class UsageCounts:
 
 def _count(counts: Mapping[str, Any], name: str, so_far: int) -> int:
     value = counts.get(name)
-    return value if type(value) is int and value >= 0 else so_far
+    return min(value, MOST_TOKENS) if type(value) is int and value >= 0 else so_far
 
 
 def _string(value: object) -> str:

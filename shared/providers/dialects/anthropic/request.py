@@ -8,7 +8,7 @@ from typing import Any, Final
 import orjson
 
 from shared.errors import InvalidJson
-from shared.providers.catalogue import load_catalogue
+from shared.providers.catalogue import Catalogue, load_catalogue
 from shared.providers.dialects.anthropic.content import (
     Block,
     text_blocks,
@@ -189,13 +189,18 @@ def _trim_prefill(turn: Fields) -> None:
         last["text"] = last["text"].rstrip() or last["text"]
 
 
+def default_max_tokens(model: str, catalogue: Catalogue) -> int:
+    """What is asked for where a request does not say: Anthropic wants a limit."""
+    known = catalogue.find(model)
+    return known.max_output_tokens if known and known.provider == "anthropic" else DEFAULT_MAX_TOKENS
+
+
 def _max_tokens(request: Fields, model: str) -> int:
     older = request.pop("max_tokens", None)
     wanted = request.pop("max_completion_tokens", None)
     limit = wanted if wanted is not None else older
     if limit is None:
-        known = load_catalogue().find(model)
-        return known.max_output_tokens if known and known.provider == "anthropic" else DEFAULT_MAX_TOKENS
+        return default_max_tokens(model, load_catalogue())
     if type(limit) is not int:
         raise not_carried_over(
             "max_completion_tokens" if wanted is not None else "max_tokens", "must be an integer."
