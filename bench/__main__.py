@@ -20,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -93,10 +94,20 @@ class Broker:
         self.port = _free_port()
         self.provider_port = _free_port()
         self.key = ""
+        self.environment: dict[str, str] = {}
         self._keys: dict[str, str] = {}
         """By kind of load, where it is not `key`."""
 
-    def start(self) -> None:
+    def start(
+        self,
+        *,
+        also: Mapping[str, str] | None = None,
+        kinds: Sequence[str] = ("worker", "scheduler", "api"),
+        provider_ms: float = 0,
+    ) -> None:
+        """`also`: settings beside those it takes to run; `kinds`: what to run of the broker; `provider_ms`:
+        how long the provider takes for a call.
+        """
         server = find_redis_server()
         if server is None:
             sys.exit("No redis-server: install one, or use Python 3.11 or 3.12 on Linux x86_64.")
@@ -107,7 +118,10 @@ class Broker:
         self._spawn("redis", command, {})
         self._spawn(
             "provider",
-            [sys.executable, "-m", "cli.scripted_provider", "--port", str(self.provider_port)],
+            [
+                *(sys.executable, "-m", "cli.scripted_provider", "--port", str(self.provider_port)),
+                *("--delay-ms", str(provider_ms)),
+            ],
             {},
         )
         database = f"sqlite:///{self._folder / 'bench.db'}"
@@ -116,7 +130,7 @@ class Broker:
         self.key = asyncio.run(ensure_key(database, pepper, self._folder / "key"))
         jwt_secret = secrets.token_urlsafe(48)
         self._keys = asyncio.run(_limited_callers(database, pepper, jwt_secret))
-        environment = {
+        self.environment = {
             "REDIS_URL": f"redis://127.0.0.1:{redis_port}/0",
             "DATABASE_URL": database,
             "HEADRACE_KEY_PEPPER": pepper,
@@ -125,9 +139,13 @@ class Broker:
             "OPENAI_API_KEY": "scripted",
             "OPENAI_BASE_URL": f"http://127.0.0.1:{self.provider_port}/v1",
         }
-        for name in ("worker", "scheduler", "api"):
-            self._spawn(name, [sys.executable, "-m", "cli", name], environment)
+        self.environment |= also or {}
+        for name in kinds:
+            self.run(name)
         self._wait_ready()
+
+    def run(self, kind: str) -> None:
+        self._spawn(kind, [sys.executable, "-m", "cli", kind], self.environment)
 
     def stop(self) -> None:
         for process in reversed(self.processes.values()):
@@ -224,10 +242,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each row")
     parser.add_argument("--only", help="rows of this kind")
     options = parser.parse_args()
-    cpus = sorted(_cpus())
-    if len(cpus) < 2:
-        print("One core only: api and worker share it with the rest, so throughput means little.")
-    print(f"{platform.machine()}, {len(cpus)} cores, Python {platform.python_version()}; CPU in s per 1,000")
+    print(
+        f"{platform.machine()}, {len(_cpus())} cores, Python {platform.python_version()}; CPU in s per 1,000"
+    )
     print(
         f"{'kind':<13}{'target':<9}{'conc':>4}{'req/s':>10}{'p50 ms':>9}{'p99 ms':>9}{'ttfb ms':>9}"
         f"{'errors':>7}{'chunks/s':>11}{'cpu/1k':>9}{'rss MB':>8}   by process"
@@ -235,7 +252,7 @@ def main() -> None:
     rows: list[Row] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-bench-")))
-        broker = Broker(folder, (cpus[:1], cpus[1:2] or cpus[:1]))
+        broker = Broker(folder, cpus())
         stack.callback(broker.stop)
         broker.start()
         broker.load(Load("chat", 64), direct=False, seconds=2)  # warm: connections, caches, scripts
@@ -283,6 +300,14 @@ async def _limited_callers(database: str, pepper: str, jwt_secret: str) -> dict[
 def _pin(process: psutil.Popen, cpus: list[int]) -> None:
     if hasattr(process, "cpu_affinity"):  # not on macOS
         process.cpu_affinity(cpus)
+
+
+def cpus() -> tuple[list[int], list[int]]:
+    """The core of what is measured, and the one of the rest."""
+    found = sorted(_cpus())
+    if len(found) < 2:
+        print("One core only: api and worker share it with the rest, so throughput means little.")
+    return found[:1], found[1:2] or found[:1]
 
 
 def _cpus() -> list[int]:

@@ -16,6 +16,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import cast
 from urllib.parse import urlsplit
 
@@ -243,7 +244,7 @@ class _Slot(asyncio.Protocol):
 
     def on_message_complete(self) -> None:
         status = self._parser.get_status_code()
-        if status != 200:
+        if status not in {200, 202}:
             self._fail(f"status_{status}")
         elif self._run.stream and not self._ending.rstrip().endswith(_DONE):
             self._fail("no_done")
@@ -299,12 +300,16 @@ def main() -> None:
     options = _parser().parse_args()
     headers = {"authorization": f"Bearer {options.key}"}
     headers |= dict(line.split(":", 1) for line in options.header)
-    body = render_chat(
-        model=options.model,
-        text=options.text,
-        stream=options.stream,
-        chunks=options.chunks if options.stream else None,
-        pace_ms=options.pace_ms,
+    body = (
+        options.body.read_bytes()
+        if options.body
+        else render_chat(
+            model=options.model,
+            text=options.text,
+            stream=options.stream,
+            chunks=options.chunks if options.stream else None,
+            pace_ms=options.pace_ms,
+        )
     )
     run = run_load(
         options.url,
@@ -347,6 +352,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--requests", type=int, help="so many calls instead of --seconds")
     parser.add_argument("--stream", action="store_true")
     parser.add_argument("--chunks", type=int, default=50)
+    parser.add_argument("--body", type=Path, help="file with the whole body, instead of a chat")
     parser.add_argument("--pace-ms", type=int, help="pause of the scripted provider between two chunks")
     parser.add_argument("--json", action="store_true")
     return parser
