@@ -68,7 +68,8 @@ class Completed:
 class CallProgress:
     """What is known of a call so far; still true when it is cancelled or breaks."""
 
-    started_at: float = field(default_factory=time.monotonic)
+    called_at: float | None = None
+    """When it was about to be sent. What its job waited for before, at the gate or for a key, is no part."""
     sent: bool = False
     """Whether any of it was sent: before that, nobody can charge for it."""
     first_byte_at: float | None = None
@@ -82,13 +83,24 @@ class CallProgress:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Of the provider's answer; {} until there is one."""
 
+    def begin(self) -> None:
+        self.called_at = time.monotonic()
+
+    def elapsed_seconds(self) -> float:
+        """0.0 where there was no call."""
+        return 0.0 if self.called_at is None else time.monotonic() - self.called_at
+
+    def ttft_seconds(self) -> float | None:
+        if self.first_byte_at is None or self.called_at is None:
+            return None
+        return self.first_byte_at - self.called_at
+
     def elapsed_ms(self) -> int:
-        return int((time.monotonic() - self.started_at) * 1000)
+        return int(self.elapsed_seconds() * 1000)
 
     def ttft_ms(self) -> int | None:
-        if self.first_byte_at is None:
-            return None
-        return int((self.first_byte_at - self.started_at) * 1000)
+        seconds = self.ttft_seconds()
+        return None if seconds is None else int(seconds * 1000)
 
     def counted(self) -> Usage | None:
         """As the provider counted. Of a stream that is cut, not less than what came of it: Anthropic counts
@@ -162,6 +174,7 @@ async def call_provider(
             else headers_for(own, profile.url(request.path, job.kind), profile, request.body)
         ),
     }
+    progress.begin()
     loop = asyncio.get_running_loop()
     total = min(settings.total_seconds, max(0.0, remaining_seconds))
     end_at = loop.time() + total

@@ -185,7 +185,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
     try:
         # As arguments of the call: an open key lives no longer than that.
         if job.kind is JobKind.PROVIDER_BATCH:
-            completed = await _batch_step(ctx, lease, profile, sealed)
+            completed = await _batch_step(ctx, lease, progress, profile, sealed)
         else:
             completed = await call_provider(
                 job,
@@ -234,8 +234,13 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
 
 
 async def _batch_step(
-    ctx: WorkerContext, lease: Lease, profile: ProviderProfile, sealed: CredentialRecord | None
+    ctx: WorkerContext,
+    lease: Lease,
+    progress: CallProgress,
+    profile: ProviderProfile,
+    sealed: CredentialRecord | None,
 ) -> Completed:
+    progress.begin()
     job, target = lease.job, lease.job.target
     return Completed(
         await run_step(
@@ -257,6 +262,7 @@ async def _check_credential(
     ctx: WorkerContext, lease: Lease, progress: CallProgress, profile: ProviderProfile
 ) -> None:
     """Past the gate: it is no call on any account that is kept here. Its caller tries again, if anybody."""
+    progress.begin()
     try:
         async with asyncio.timeout(lease.remaining_ms / 1000):
             body = await check_credential(
@@ -290,13 +296,12 @@ def _measure(job: Job, progress: CallProgress, error: BaseException | None = Non
     # Where no connection came about nothing was sent, and it is a call that failed all the same.
     if not progress.sent and not isinstance(error, ProviderError):
         return
-    first = progress.first_byte_at
     usage = progress.usage
     metrics.observe_call(
         target.provider,
         "success" if error is None else _outcome_of(error, own=target.credential != DEFAULT_CREDENTIAL),
-        time.monotonic() - progress.started_at,
-        first_token_seconds=None if first is None else first - progress.started_at,
+        progress.elapsed_seconds(),
+        first_token_seconds=progress.ttft_seconds(),
         completion_tokens=0 if usage is None or error is not None else usage.completion_tokens,
     )
 
@@ -448,7 +453,7 @@ def _in_all(lease: Lease, error: BrokerError) -> BrokerError:
 
 
 async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, error: BrokerError) -> None:
-    if progress.elapsed_ms() >= lease.remaining_ms and error.code == "provider_timeout":
+    if _is_past_deadline(lease) and error.code == "provider_timeout":
         error = DeadlineExceeded("The deadline passed before the provider answered.")
     logger.info(
         "job failed",
@@ -469,6 +474,10 @@ async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, erro
         body=b"",
         settlement=settlement,
     )
+
+
+def _is_past_deadline(lease: Lease) -> bool:
+    return (time.monotonic() - lease.begun_at) * 1000 >= lease.remaining_ms
 
 
 async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: CallProgress) -> None:

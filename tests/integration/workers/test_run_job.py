@@ -11,11 +11,15 @@ import pytest
 
 from shared.domain.job import JobKind, JobState, Target
 from shared.domain.usage import Outcome, Usage
+from shared.observability import metrics
 from shared.providers import anthropic, openai, vllm
+from shared.providers.profile import AccountLimits
 from shared.providers.tokens import tokens_of_chars
 from shared.queue.consumer import LeaseLost
 from shared.settings import QueueSettings
-from tests.integration.queue.support import PROVIDER, Queue, a_job
+from tests.fakes.fault_proxy import FaultProxy
+from tests.fakes.redis_server import RedisServer
+from tests.integration.queue.support import PROVIDER, Queue, a_job, open_link
 from tests.integration.workers.raw_provider import (
     COMPLETION,
     DONE,
@@ -93,6 +97,42 @@ async def test_whole_streams_one_after_the_other_share_a_connection(queue: Queue
             await worker.run(a_job(stream=True))
 
         assert len({id(exchange.writer) for exchange in provider.exchanges}) == 1
+
+
+@pytest.mark.parametrize(
+    ("stream", "measured"),
+    [(False, "gateway_provider_call_seconds"), (True, "gateway_time_to_first_token_seconds")],
+)
+async def test_a_wait_at_the_gate_counted_as_a_part_of_the_call(
+    private_redis: RedisServer, stream: bool, measured: str
+) -> None:
+    metrics.know_providers([PROVIDER])
+    limited = replace(openai.PROFILE, limits=AccountLimits(concurrent=1))
+    whole = STREAM_HEAD + chunk(event() + STOP_EVENT + DONE) + chunk(b"") if stream else answer()
+    async with (
+        FaultProxy(private_redis.port) as proxy,
+        open_link(f"redis://127.0.0.1:{proxy.port}/0") as link,
+        serving(sends(whole)) as provider,
+        a_worker(Queue(link, QueueSettings()), provider.base_url, profiles={PROVIDER: limited}) as worker,
+    ):
+        delivery = await worker.deliver(a_job(stream=stream))
+        before, called = observed(measured), observed("gateway_provider_call_seconds", "count")
+        # Of the permit that the gate takes there, too.
+        proxy.delay_seconds = late = 0.5
+        await run_job(worker.context, delivery)
+        proxy.mend()
+        ((_, settlement),) = await worker.queue.usage()
+
+    assert settlement.outcome is Outcome.SUCCEEDED
+    assert observed("gateway_provider_call_seconds", "count") == called + 1
+    assert 0 < observed(measured) - before < late
+    milliseconds = settlement.ttft_ms if stream else settlement.provider_ms
+    assert milliseconds is not None
+    assert milliseconds < late * 1000
+
+
+def observed(metric: str, what: str = "sum") -> float:
+    return metrics.REGISTRY.get_sample_value(f"{metric}_{what}", {"provider": PROVIDER}) or 0.0
 
 
 async def test_a_redirect_takes_the_key_nowhere(queue: Queue) -> None:
