@@ -65,6 +65,7 @@ async def health(request: Request) -> Response:
             "status": _grade(whole) if redis == "connected" else "unavailable",
             "redis": redis,
             "database": database,
+            **({"region": via.settings.region} if via.settings.region else {}),
             "inference": {
                 "providers": via.providers(),
                 "replies": queues,
@@ -92,7 +93,7 @@ async def prometheus(request: Request) -> Response:
         # The rest of the page is worth most when Redis is away.
         depths, dead, shared, ready = [], {}, [], False
     readings = [
-        *metrics.of_process("api", ready=ready),
+        *metrics.of_process("api", ready=ready, region=via.settings.region),
         *shared,
         Reading("gateway_database_up", float(await database == "connected")),
         Reading("gateway_open_streams", sse.open_streams()),

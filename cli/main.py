@@ -58,7 +58,7 @@ def start_everything() -> None:
     settings = settings_or_exit()
     check_or_exit(settings, checks_keys=True)
     check_routing_or_exit(settings, scripted=not up.has_provider(settings))
-    configure_logging(settings.log)
+    configure_logging(settings.log, region=settings.region)
     raise typer.Exit(_run(up.run(settings)))
 
 
@@ -154,7 +154,7 @@ def redis_url_or_exit(settings: Settings) -> str:
 def _ready(settings: Settings, *, checks_keys: bool = False) -> str:
     """Logging on. The Redis URL of a process that cannot start without one."""
     check_or_exit(settings, checks_keys=checks_keys)
-    configure_logging(settings.log)
+    configure_logging(settings.log, region=settings.region)
     return redis_url_or_exit(settings)
 
 

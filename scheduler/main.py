@@ -88,7 +88,7 @@ async def run_scheduler(settings: Settings, redis_url: str, pepper: bytes) -> No
     ended = EndedJobs(link, queue)
     means = Means(link, settings, registry)
     use_catalogue(means.catalogue)
-    state = SchedulerState(link, BacklogReader(engine), stopped)
+    state = SchedulerState(link, BacklogReader(engine), stopped, region=settings.region)
     runner = batch_runner(link, engine, storage, means, settings, on_round=state.of(Duty.RUN_BATCHES))
     keeper = Keeper(EndedJobs(keeper_link, queue), engine, on_lines=runner.on_lines)
     reconciler = Reconciler(ended, Keeper(ended, engine), Producer(link, queue), engine, settings.jobs)

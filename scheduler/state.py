@@ -28,8 +28,11 @@ _PING_SECONDS: Final = 1.0
 
 
 class SchedulerState:
-    def __init__(self, link: RedisLink, backlogs: BacklogReader, stopped: asyncio.Event) -> None:
+    def __init__(
+        self, link: RedisLink, backlogs: BacklogReader, stopped: asyncio.Event, *, region: str
+    ) -> None:
         self._link = link
+        self._region = region
         self._backlogs = backlogs
         self._stopped = stopped
         self._came_round_at = time.monotonic()
@@ -65,6 +68,7 @@ class SchedulerState:
 
     async def _page(self) -> bytes:
         found = await self._backlogs.look()
+        ready = await self.not_ready() is None
         return metrics.render(
-            readings=[*metrics.of_process("scheduler", ready=await self.not_ready() is None), *found]
+            readings=[*metrics.of_process("scheduler", ready=ready, region=self._region), *found]
         )

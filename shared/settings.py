@@ -451,6 +451,9 @@ class Settings(BaseSettings):
     port: Annotated[int, Field(ge=0, le=65_535)] = Field(
         default=8000, validation_alias=AliasChoices("HEADRACE_PORT", "PORT")
     )
+    region: Annotated[str, Field(pattern=r"^([a-z0-9-]{1,32})?$")] = ""
+    """Where this broker is, where there are several: in logs, traces, metrics and /health. Lower-case
+    letters, digits and hyphens, 32 at most."""
     data_dir: Path = Path(".headrace")
     """Where the embedded default keeps its Redis files, its SQLite database and its secrets."""
     redis_url: SecretStr | None = Field(

@@ -120,7 +120,7 @@ async def run_worker(settings: Settings, redis_url: str, providers: Sequence[str
     async def job(_: dict[str, Any], delivery: Delivery) -> None:
         await run_job(context, delivery)
 
-    state = WorkerState(link, settings.worker.slots)
+    state = WorkerState(link, settings.worker.slots, region=settings.region)
     async with serving(settings.metrics_host, settings.metrics_port, state.answers(settings)):
         await _wait_for_queue(consumer)
         await EvictionWatch(link).complaint()  # for its log line

@@ -24,9 +24,10 @@ _PING_SECONDS: Final = 1.0
 
 
 class WorkerState:
-    def __init__(self, link: RedisLink, slots: int) -> None:
+    def __init__(self, link: RedisLink, slots: int, *, region: str) -> None:
         self._link = link
         self._slots = slots
+        self._region = region
         self.worker: StreamWorker | None = None
         """None until the queue was reached for the first time."""
 
@@ -56,7 +57,7 @@ class WorkerState:
     async def _page(self) -> bytes:
         return metrics.render(
             readings=[
-                *metrics.of_process("worker", ready=await self.not_ready() is None),
+                *metrics.of_process("worker", ready=await self.not_ready() is None, region=self._region),
                 Reading("gateway_worker_slots", self._slots),
                 Reading("gateway_worker_jobs", 0 if self.worker is None else self.worker.running),
             ]

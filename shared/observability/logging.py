@@ -60,9 +60,12 @@ _COLOURS: Final = {"WARNING": "33", "ERROR": "31", "CRITICAL": "31;1", "DEBUG": 
 class _Writer:
     """Turns events into lines on a stream. A stream that breaks loses lines, never a request."""
 
-    def __init__(self, stream: BinaryIO, *, as_json: bool, colours: bool, level: int) -> None:
+    def __init__(
+        self, stream: BinaryIO, *, as_json: bool, colours: bool, level: int, region: str = ""
+    ) -> None:
         self._stream = stream
         self._as_json = as_json
+        self._region = region if as_json else ""
         self._colours = colours
         self.level = level
 
@@ -70,6 +73,8 @@ class _Writer:
         line: dict[str, Any] = {"time": datetime.now(UTC), "level": level, "event": _cut(event)}
         for name, value in fields.items():
             line[name] = _harmless(name, value)
+        if self._region:
+            line["region"] = self._region
         if tracing.active is not None and (ids := tracing.ids()) is not None:
             line["trace_id"], line["span_id"] = ids
         if trace:
@@ -106,8 +111,10 @@ class _Writer:
 _writer: _Writer | None = None
 
 
-def configure(settings: LogSettings, *, stream: BinaryIO | None = None) -> None:
+def configure(settings: LogSettings, *, region: str = "", stream: BinaryIO | None = None) -> None:
     """Send every log record of this process to `stream` (stderr). Call once, at start.
+
+    `region`: in each line of JSON, where there is one.
 
     uvicorn wants `log_config=None, access_log=False` beside it.
     """
@@ -119,6 +126,7 @@ def configure(settings: LogSettings, *, stream: BinaryIO | None = None) -> None:
         as_json=settings.format == "json" or (settings.format == "auto" and not terminal),
         colours=terminal,
         level=logger.level(settings.level).no,
+        region=region,
     )
     logger.remove()
     # diagnose prints values of local variables; backtrace frames beyond our own.

@@ -57,7 +57,7 @@ docs/operations/metrics.md says more of each.
     each of them:
     gateway_ready{process}                                   1 while it may be given work
     gateway_event_loop_lag_seconds                        how late a timer fires
-    gateway_build_info{version,process}                   1
+    gateway_build_info{version,process,region}            1
 
 Label values come from code and configuration, never from a request: what is not known
 counts as `other`. Each process exports its own numbers; sum them in Prometheus. What all processes
@@ -160,7 +160,7 @@ class Reading:
 
 READINGS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "gateway_ready": ("1 while it may be given work.", ("process",)),
-    "gateway_build_info": ("Always 1.", ("version", "process")),
+    "gateway_build_info": ("Always 1.", ("version", "process", "region")),
     "gateway_open_streams": ("Callers that are sent events.", ()),
     "gateway_waiting_requests": ("Callers that wait for a job.", ()),
     "gateway_ledger_lag_entries": ("Settled jobs that the database has not yet.", ()),
@@ -598,10 +598,10 @@ def render(
         _readings.found = ()
 
 
-def of_process(process: str, *, ready: bool) -> list[Reading]:
-    """What each process tells of itself. `process`: api, worker or scheduler."""
+def of_process(process: str, *, ready: bool, region: str) -> list[Reading]:
+    """What each process tells of itself. `process`: api, worker or scheduler; `region`: of the settings."""
     return [
-        Reading("gateway_build_info", 1, (version("headrace"), process)),
+        Reading("gateway_build_info", 1, (version("headrace"), process, region)),
         Reading("gateway_ready", float(ready), (process,)),
     ]
 

@@ -201,6 +201,7 @@ def resource_of(settings: Settings, process: str) -> Resource:
             "service.version": version("headrace"),
             "service.instance.id": new_request_id().removeprefix("req_"),
             "headrace.process": process,
+            **({"cloud.region": settings.region} if settings.region else {}),
             **told,
             "service.name": named,
         }

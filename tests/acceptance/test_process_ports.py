@@ -73,6 +73,26 @@ async def test_a_worker_is_ready_while_it_takes_jobs_and_alive_without_redis_and
         assert await stack.sigterm(scheduler) == 0
 
 
+async def test_every_process_says_which_region_it_is_of(fresh_stack: FreshStack) -> None:
+    stack: Stack = await fresh_stack(workers=0, schedulers=0, settings={"HEADRACE_REGION": "eu-west-1"})
+    ports = {"worker": free_port(), "scheduler": free_port()}
+    await stack.start_worker(HEADRACE_METRICS_PORT=str(ports["worker"]))
+    await stack.start_scheduler(HEADRACE_METRICS_PORT=str(ports["scheduler"]))
+    ports["api"] = stack.apis[0].port
+    async with httpx.AsyncClient(trust_env=False) as client:
+        for process, port in ports.items():
+            _, page = await answer(client, port, "/metrics")
+            told = rf'^gateway_build_info\{{process="{process}",region="eu-west-1",version="[^"]+"\}} 1\.0$'
+            assert re.search(told, page, re.MULTILINE), process
+        health = (await client.get(f"{stack.url}/health")).json()
+        ready = (await client.get(f"{stack.url}/health/ready")).json()
+
+    assert health["region"] == "eu-west-1"
+    assert "region" not in ready
+    for one in (*stack.apis, *stack.workers, *stack.schedulers):
+        assert {event["region"] for event in one.events()} == {"eu-west-1"}
+
+
 async def test_a_worker_that_waits_for_redis_is_alive_and_not_ready(fresh_stack: FreshStack) -> None:
     stack: Stack = await fresh_stack(workers=0, schedulers=0)
     stack.redis.stop()

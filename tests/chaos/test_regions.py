@@ -50,7 +50,7 @@ class Region(Stack):
     def __init__(self, name: str, postgres: PostgresServer, *, home: Region | None = None) -> None:
         # Every region digests keys with the same pepper.
         shared = {} if home is None else {"HEADRACE_KEY_PEPPER": dict(home.secrets)["pepper"]}
-        super().__init__(database_url=postgres.url(), settings=shared)
+        super().__init__(database_url=postgres.url(), settings={**shared, "HEADRACE_REGION": name})
         self.name = name
         self.postgres = postgres
         self.home = home

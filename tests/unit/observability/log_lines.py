@@ -26,11 +26,13 @@ class LogLines(BytesIO):
 
 
 @contextmanager
-def captured(settings: LogSettings | None = None, *, terminal: bool = False) -> Iterator[LogLines]:
+def captured(
+    settings: LogSettings | None = None, *, terminal: bool = False, region: str = ""
+) -> Iterator[LogLines]:
     handlers, level = logging.root.handlers[:], logging.root.level
     lines = LogLines()
     lines.terminal = terminal
-    logs.configure(settings or LogSettings(format="json"), stream=lines)
+    logs.configure(settings or LogSettings(format="json"), region=region, stream=lines)
     try:
         yield lines
     finally:

@@ -35,6 +35,17 @@ def test_an_event_is_one_json_line_with_its_fields(lines: LogLines) -> None:
     }
 
 
+def test_a_line_says_its_region_where_there_is_one() -> None:
+    with captured(region="eu-west-1") as lines:
+        log.info("told")
+        log_fast("told", {"status": 200})
+    with captured(LogSettings(format="text"), region="eu-west-1") as readable:
+        log.info("told")
+
+    assert [line["region"] for line in lines.events()] == ["eu-west-1"] * 2
+    assert b"eu-west-1" not in readable.getvalue()
+
+
 def test_the_short_way_writes_the_same_line(lines: LogLines) -> None:
     log.info("request", status=200, route="/v1/models")
     log_fast("request", {"status": 200, "route": "/v1/models"})

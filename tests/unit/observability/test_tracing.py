@@ -113,6 +113,7 @@ def test_headers_and_resource_are_as_the_variables_say() -> None:
             OTEL_EXPORTER_OTLP_ENDPOINT=collector.url,
             OTEL_EXPORTER_OTLP_HEADERS="X-Tenant=a%20b, authorization=Basic%20Zm9v",
             OTEL_RESOURCE_ATTRIBUTES="deployment.environment.name=blue%2Fgreen,service.name=mine",
+            region="eu-west-1",
         )
         there = Tracing(given, "worker")
         there.begin("x").end()
@@ -124,6 +125,7 @@ def test_headers_and_resource_are_as_the_variables_say() -> None:
     assert span.resource["service.name"] == "mine"
     assert span.resource["deployment.environment.name"] == "blue/green"
     assert span.resource["headrace.process"] == "worker"
+    assert span.resource["cloud.region"] == "eu-west-1"
 
 
 def test_the_service_is_named_for_its_process_unless_it_is_named() -> None:
