@@ -9,6 +9,7 @@ import secrets
 import subprocess
 import tomllib
 from fractions import Fraction
+from ipaddress import ip_network
 from itertools import permutations
 from pathlib import Path
 from typing import Any, Final
@@ -120,6 +121,25 @@ def test_each_component_goes_on_top_of_an_overlay(component: str, tmp_path: Path
     for monitor in of_kind(objects, "PodMonitor"):
         seen = [one for one in ours(objects) if selects(monitor["spec"]["selector"], labels_of(one))]
         assert {component_of(one) for one in seen} == {"api", "worker", "scheduler"}
+
+
+@pytest.mark.parametrize(
+    ("component", "ports"), [("otlp-egress", {(4318, 4318)}), ("redis-nodes", {(26379, 26379), (7000, 7005)})]
+)
+def test_a_component_lets_the_three_processes_out_to_its_ports_and_to_nothing_on_the_internet(
+    component: str, ports: set[tuple[int, int]], tmp_path: Path
+) -> None:
+    text = f"resources: [K8S/overlays/production]\ncomponents: [K8S/components/{component}]\n"
+    objects = render_with(tmp_path, text)
+    before = {name_of(one) for one in of_kind(rendered("overlays/production"), "NetworkPolicy")}
+    (policy,) = [one for one in of_kind(objects, "NetworkPolicy") if name_of(one) not in before]
+    (rule,) = policy["spec"]["egress"]
+
+    reached = [one for one in ours(objects) if selects(policy["spec"]["podSelector"], labels_of(one))]
+    assert {component_of(one) for one in reached} == {"api", "worker", "scheduler"}
+    assert {(one["port"], one.get("endPort", one["port"])) for one in rule["ports"]} == ports
+    for peer in rule["to"]:
+        assert "namespaceSelector" in peer or ip_network(peer["ipBlock"]["cidr"]).is_private
 
 
 def test_a_pool_is_added_as_the_guide_says(tmp_path: Path) -> None:
