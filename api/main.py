@@ -123,6 +123,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     """
     registry = Registry.from_settings(settings)
     metrics.know_providers(registry.profiles)
+    metrics.expect_refusals()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -292,7 +293,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             "/api/v1/chat": chat.chat,
         },
     )
-    edge = Edge(
+    return Edge(
         hot,
         settings=settings.api,
         log_requests=settings.log.requests,
@@ -300,8 +301,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         uploads=(files.PATH,),
         larger=dict.fromkeys(_OF_BATCHES, settings.batches.max_inline_bytes),
         cors=Cors(settings.cors) if settings.cors.origins else None,
-    )
-    return edge, app
+    ), app
 
 
 def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:

@@ -479,6 +479,12 @@ def count_error(provider: str | None, error_type: str) -> None:
     _ERRORS.labels(_provider(provider), kind if kind in ERROR_TYPES else OTHER).inc()
 
 
+def expect_refusals() -> None:
+    """Counts of 0 from the start, as expect_requeues."""
+    for reason in sorted(REFUSALS):
+        _REFUSALS.labels(reason)
+
+
 def count_refusal(code: str | None) -> None:
     """`code`: of a BrokerError that is no provider's. One that is no refusal is not counted."""
     if code in REFUSALS:

@@ -21,9 +21,7 @@ from tests.shipping.watched import Watched, chat
 
 pytestmark = pytest.mark.xdist_group("operations")
 
-QUIET: Final = frozenset(
-    {"Turned away, by reason", "Calls held back", "Jobs sent back to the queue", "Rounds that failed"}
-)
+QUIET: Final = frozenset({"Calls held back", "Jobs sent back to the queue", "Rounds that failed"})
 """Panels that are empty where all is well."""
 TIME_FILTER: Final = re.compile(r"\$__timeFilter\(([\w.]+)\)")
 TIME_GROUP: Final = re.compile(r"\$__timeGroupAlias\(([\w.]+), \$__interval\)")
