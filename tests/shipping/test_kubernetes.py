@@ -458,7 +458,7 @@ def test_pools_are_scaled_on_the_jobs_of_their_providers() -> None:
         assert scaler["spec"]["behavior"]["scaleDown"]["stabilizationWindowSeconds"] == 300
         assert "replicas" not in pool["spec"]
     assert "provider:gateway_jobs:sum" in rule["seriesQuery"]
-    assert rule["resources"] == {"namespaced": False}
+    assert rule["resources"] == {"overrides": {"namespace": {"resource": "namespace"}}}
 
 
 @pytest.mark.parametrize("folder", ["overlays/keda", "overlays/keda-streams"])
@@ -481,11 +481,13 @@ def test_keda_asks_prometheus_for_the_same_figure() -> None:
         pool = named(objects, "Deployment", one["spec"]["scaleTargetRef"]["name"])
         (trigger,) = one["spec"]["triggers"]
         asked = re.fullmatch(
-            r'sum\(provider:gateway_jobs:sum\{provider=~?"([a-z_|]+)"\}\)', trigger["metadata"]["query"]
+            r'sum\(provider:gateway_jobs:sum\{namespace="([a-z-]+)",provider=~?"([a-z_|]+)"\}\)',
+            trigger["metadata"]["query"],
         )
 
         assert asked is not None
-        assert set(asked[1].split("|")) == providers_of(pool)
+        assert asked[1] == pool["metadata"]["namespace"]
+        assert set(asked[2].split("|")) == providers_of(pool)
         assert ("=~" in trigger["metadata"]["query"]) == (len(providers_of(pool)) > 1)
         assert Fraction(trigger["metadata"]["threshold"]) == target_of(objects)
         assert trigger["metadata"]["ignoreNullValues"] == "false"
