@@ -18,9 +18,17 @@ EVERY: str = "500ms"
 
 
 class PrometheusServer:
-    """`targets`: ports on this machine by job; `rules`: the text of rule files by name."""
+    """`targets`: ports on this machine by job; `rules`: the text of rule files by name; `namespaces`: of a
+    job's series, as Kubernetes labels them.
+    """
 
-    def __init__(self, targets: Mapping[str, Sequence[int]], rules: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        targets: Mapping[str, Sequence[int]],
+        rules: Mapping[str, str] | None = None,
+        *,
+        namespaces: Mapping[str, str] | None = None,
+    ) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="headrace-prometheus-"))
         for name, text in (rules or {}).items():
             (self.folder / name).write_text(text, encoding="utf-8")
@@ -30,7 +38,12 @@ class PrometheusServer:
             "scrape_configs": [
                 {
                     "job_name": job,
-                    "static_configs": [{"targets": [f"127.0.0.1:{port}" for port in ports]}],
+                    "static_configs": [
+                        {
+                            "targets": [f"127.0.0.1:{port}" for port in ports],
+                            "labels": {"namespace": (namespaces or {}).get(job, "")},
+                        }
+                    ],
                 }
                 for job, ports in targets.items()
             ],
@@ -69,6 +82,11 @@ class PrometheusServer:
         found = await self._get("/api/v1/query", query=expression)
         result: list[dict[str, Any]] = found["result"] if found["resultType"] == "vector" else [found]
         return result
+
+    async def series(self, selector: str) -> list[dict[str, str]]:
+        """Labels of what there is of it."""
+        found: list[dict[str, str]] = await self._get("/api/v1/series", **{"match[]": selector})
+        return found
 
     async def _get(self, path: str, **parameters: str) -> Any:
         async with httpx.AsyncClient(
