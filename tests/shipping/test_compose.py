@@ -24,6 +24,7 @@ import yaml
 from pydantic import AliasChoices, BaseModel
 
 from cli.up import scripted_environment
+from deploy.grafana.build import DASHBOARDS, document
 from shared.providers.registry import BUILT_IN
 from shared.settings import Settings
 from tests.fakes import server_binaries
@@ -37,7 +38,7 @@ from tests.shipping.published_schemas import assert_fits
 
 SECRETS: Final = (
     *("POSTGRES_PASSWORD", "REDIS_PASSWORD", "HEADRACE_KEY_PEPPER", "JWT_SECRET", "HEADRACE_ADMIN_TOKEN"),
-    "GRAFANA_PASSWORD",
+    *("GRAFANA_PASSWORD", "GRAFANA_DATABASE_PASSWORD"),
 )
 BROKERS: Final = ("migrate", "api", "worker", "scheduler")
 PROCESSES: Final = ("api", "worker", "scheduler")
@@ -148,7 +149,7 @@ def test_every_file_that_is_mounted_is_there() -> None:
         if isinstance(volume, dict)
     ]
 
-    assert len(sources) == 4
+    assert len(sources) == 5
     for source in sources:
         assert (ROOT / source).exists(), source
 
@@ -232,16 +233,42 @@ def test_prometheus_takes_its_configuration_and_finds_the_ports_that_are_served(
 
 def test_grafana_is_provisioned_from_what_is_mounted() -> None:
     folder = ROOT / "deploy" / "compose" / "grafana" / "provisioning"
-    sources = yaml.safe_load((folder / "datasources" / "prometheus.yml").read_text())
+    provisioned = [yaml.safe_load(file.read_text()) for file in sorted((folder / "datasources").iterdir())]
+    sources = {one["uid"]: one for document in provisioned for one in document["datasources"]}
     boards = yaml.safe_load((folder / "dashboards" / "headrace.yml").read_text())
     mounted = {v["target"] for v in services()["grafana"]["volumes"] if isinstance(v, dict)}
 
-    assert sources["apiVersion"] == boards["apiVersion"] == 1
-    assert [(one["uid"], one["url"]) for one in sources["datasources"]] == [
-        ("prometheus", "http://prometheus:9090")
-    ]
+    assert {one["apiVersion"] for one in (*provisioned, boards)} == {1}
+    assert {uid: one["url"] for uid, one in sources.items()} == {
+        "prometheus": "http://prometheus:9090",
+        "postgres": "postgres:5432",
+    }
+    # What each dashboard asks for is there.
+    for board in DASHBOARDS:
+        (asked,) = [
+            one["query"] for one in document(board)["templating"]["list"] if one["type"] == "datasource"
+        ]
+        assert asked in {one["type"] for one in sources.values()}
     assert boards["providers"][0]["options"]["path"] in mounted
     assert "/etc/grafana/provisioning" in mounted
+
+
+def test_grafana_reaches_the_database_as_a_role_that_reads_usage_alone() -> None:
+    found = services(GRAFANA_DATABASE_PASSWORD="of-the-reader")
+    provisioning = ROOT / "deploy" / "compose" / "grafana" / "provisioning"
+    (source,) = yaml.safe_load((provisioning / "datasources" / "postgres.yml").read_text())["datasources"]
+    grafana, reader, database = found["grafana"], found["reader"], found["postgres"]["environment"]
+    (script,) = [volume for volume in reader["volumes"] if isinstance(volume, dict)]
+
+    assert set(grafana["networks"]) >= set(found["postgres"]["networks"])
+    assert source["jsonData"]["database"] == reader["environment"]["PGDATABASE"] == database["POSTGRES_DB"]
+    assert reader["environment"]["PGUSER"] == database["POSTGRES_USER"] != source["user"]
+    assert f"CREATE ROLE {source['user']};" in (ROOT / script["source"]).read_text()
+    assert f"--file={script['target']}" in reader["command"]
+    variable = source["secureJsonData"]["password"].removeprefix("$")
+    assert grafana["environment"][variable] == "of-the-reader"
+    assert reader["environment"]["PGOPTIONS"] == "-c headrace.reader_password=of-the-reader"
+    assert reader["environment"]["PGPASSWORD"] == database["POSTGRES_PASSWORD"] not in str(grafana)
 
 
 def is_ready(url: str) -> bool:

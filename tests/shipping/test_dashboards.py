@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from itertools import combinations
+from pathlib import Path
 from typing import Any, Final
 
 import httpx
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from deploy.grafana import build
 from deploy.grafana.build import DASHBOARDS, Dashboard, Panel
@@ -23,6 +25,7 @@ pytestmark = pytest.mark.xdist_group("operations")
 
 QUIET: Final = frozenset({"Calls held back", "Jobs sent back to the queue", "Rounds that failed"})
 """Panels that are empty where all is well."""
+READER: Final = Path(__file__).parents[2] / "deploy" / "postgres" / "reader.sql"
 TIME_FILTER: Final = re.compile(r"\$__timeFilter\(([\w.]+)\)")
 TIME_GROUP: Final = re.compile(r"\$__timeGroupAlias\(([\w.]+), \$__interval\)")
 
@@ -118,7 +121,9 @@ async def test_every_panel_on_tenants_shows_their_rows(watched: Watched) -> None
     async with watched.stack.client() as client:
         assert (await client.post("/v1/chat/completions", json=chat())).status_code == 200
     await eventually(watched.stack.ledger, "the ledger rows")
-    engine = create_engine(watched.stack.database_url)
+    become_reader(watched)
+    # As the role that docker-compose.yml gives to Grafana.
+    engine = create_engine(watched.stack.database_url.replace("headrace@", "headrace_reader@"))
     try:
         async with engine.connect() as connection:
             for _, panel in panels(sql=True):
@@ -136,3 +141,33 @@ async def test_every_panel_on_tenants_shows_their_rows(watched: Watched) -> None
                         assert rows[0].prompt_tokens > 0
     finally:
         await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "SELECT digest FROM api_key",
+        "SELECT * FROM account",
+        "SELECT id FROM job",
+        'SELECT id FROM "user"',
+        "DELETE FROM usage",
+        "UPDATE account SET name = 'mine'",
+    ],
+)
+async def test_the_role_of_dashboards_may_do_nothing_else(watched: Watched, statement: str) -> None:
+    become_reader(watched)
+    engine = create_engine(watched.stack.database_url.replace("headrace@", "headrace_reader@"))
+    try:
+        async with engine.connect() as connection:
+            with pytest.raises(DBAPIError, match=r"permission denied|read-only transaction"):
+                await connection.execute(text(statement))
+    finally:
+        await engine.dispose()
+
+
+def become_reader(watched: Watched) -> None:
+    """The script is there to be run again and again."""
+    script = READER.read_text(encoding="utf-8")
+    database = watched.stack.database_url.rpartition("/")[2]
+    for password in ("first", "second"):
+        watched.postgres.execute(f"SET headrace.reader_password = '{password}'", script, database=database)
