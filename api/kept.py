@@ -164,7 +164,7 @@ async def _accept_new(
         row=OWN_ROW,
         trace=tracing.origin(),
     )
-    tracing.tell({"headrace.job.id": job.id})
+    tracing.tell("headrace.job.id", job.id)
     admitted = FREE
     if rules:
         estimate = via.admission.estimate(job.plan, call.kind, call.document, len(job.body))

@@ -213,7 +213,7 @@ async def _run(
         elif not accepted.attached and mode is Mode.REPLAY and rules.holds:
             # The job was forgotten since its key was looked up, so this is one after all.
             await via.admission.admit(rules, job, estimate, Mode.NOTE, fingerprint=fingerprint)
-        tracing.tell({"headrace.job.id": job.id})
+        tracing.tell("headrace.job.id", job.id)
         replayed = accepted.attached and await _read_so_far(reply, accepted, job, via)
         told = [*queue_headers(accepted, replayed=replayed), *told]
         if call.stream:

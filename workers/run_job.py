@@ -229,7 +229,7 @@ async def _execute(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> 
         tail=completed.tail,
         tail_first=next_ordinal,
     )
-    tracing.tell({_OUTCOME: "succeeded"})
+    tracing.tell(_OUTCOME, "succeeded")
     faultpoints.hit("W8")
 
 
@@ -409,7 +409,7 @@ async def _put_aside(
     )
     if became is PutAside.DONE:
         metrics.count_requeue(lease.job.target.provider, "retried" if step.counts else "deferred")
-        tracing.tell({_OUTCOME: "put_aside"})
+        tracing.tell(_OUTCOME, "put_aside")
         tracing.fail(error.code or error.type)
     return became is PutAside.DONE
 
@@ -429,7 +429,7 @@ async def _moved(ctx: WorkerContext, lease: Lease, error: BrokerError, attempt: 
         onward=onward.provider,
         error=error.code,
     )
-    tracing.tell({_OUTCOME: "moved"})
+    tracing.tell(_OUTCOME, "moved")
     tracing.fail(error.code or error.type)
     return True
 
@@ -464,7 +464,7 @@ async def _failed(ctx: WorkerContext, lease: Lease, progress: CallProgress, erro
         error=error.code,
         status=error.status,
     )
-    tracing.tell({_OUTCOME: "failed"})
+    tracing.tell(_OUTCOME, "failed")
     tracing.fail(error.code or error.type)
     settlement = _settlement(ctx, lease, progress, Outcome.FAILED, error)
     await ctx.consumer.finish(
@@ -483,7 +483,7 @@ def _is_past_deadline(lease: Lease) -> bool:
 async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: CallProgress) -> None:
     """The task was cancelled: by its caller, by a lost lease, or because this worker stops."""
     if flight.stop_reason is StopReason.LOST:
-        tracing.tell({_OUTCOME: "lost"})
+        tracing.tell(_OUTCOME, "lost")
         logger.info("lease lost, job dropped", job_id=lease.job.id, fence=lease.fence)
         return
     if flight.stop_reason is StopReason.CANCELLED:
@@ -499,13 +499,13 @@ async def _stopped(ctx: WorkerContext, lease: Lease, flight: Flight, progress: C
         )
         await _quietly(_failed(ctx, lease, progress, error), within_seconds=_LAST_WORDS_SECONDS)
     else:
-        tracing.tell({_OUTCOME: "handed_back"})
+        tracing.tell(_OUTCOME, "handed_back")
         attempt = _attempt(ctx, lease, progress, AttemptOutcome.INTERRUPTED)
         await _quietly(ctx.consumer.hand_back(lease, attempt=attempt), within_seconds=_LAST_WORDS_SECONDS)
 
 
 async def _cancelled(ctx: WorkerContext, lease: Lease, progress: CallProgress) -> None:
-    tracing.tell({_OUTCOME: "cancelled"})
+    tracing.tell(_OUTCOME, "cancelled")
     settlement = _settlement(ctx, lease, progress, Outcome.CANCELLED)
     await ctx.consumer.finish(
         lease,

@@ -176,7 +176,7 @@ class WebhookDeliverer:
                 logger.exception("webhook failed", webhook=delivery.id)
                 answer = Answer(None, UNREACHABLE)
             if answer.status is not None:
-                tracing.tell({"http.response.status_code": answer.status})
+                tracing.tell("http.response.status_code", answer.status)
             if not answer.is_success:
                 tracing.fail(answer.error or str(answer.status))
             return answer

@@ -19,7 +19,8 @@ from shared.settings import Settings
 if TYPE_CHECKING:
     from shared.observability.otlp import Tracing
 
-Attributes = Mapping[str, str | int | float | bool | tuple[str, ...]]
+Attribute = str | int | float | bool | tuple[str, ...]
+Attributes = Mapping[str, Attribute]
 Kind = Literal["internal", "server", "client", "consumer"]
 
 
@@ -81,10 +82,10 @@ def origin() -> TraceOrigin | None:
     return span.origin()
 
 
-def tell(attributes: Attributes) -> None:
-    """More about the span that runs here."""
+def tell(name: str, value: Attribute) -> None:
+    """An attribute of the span that runs here. No mapping of them: none is built where traces are off."""
     if active is not None and (span := current.get()) is not None:
-        span.tell(attributes)
+        span.tell({name: value})
 
 
 def fail(error: str) -> None:
