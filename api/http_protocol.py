@@ -79,6 +79,8 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
 
     One whose answer keeps the connection has no more than that left to send.
     """
+    first_request_seconds: ClassVar[float] = 1.0
+    """How long a server that stops waits for a connection's first request."""
     log_refusals: ClassVar[bool] = True
     protective: ClassVar[RawHeaders] = []
     """Headers of refusals besides their own."""
@@ -128,6 +130,18 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def timeout_keep_alive_handler(self) -> None:
         if not self.transport.is_closing():
             self.close()
+
+    def shutdown(self) -> None:
+        """uvicorn's closes whatever it answers nothing on: also where a request is on its way."""
+        cycle = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.keep_alive = False
+        elif self._deaf or self._phase is _HEAD:
+            pass  # its clock runs
+        elif cycle is None:
+            self._arm(_IDLE, self.first_request_seconds)
+        else:
+            self.transport.close()
 
     def close(self) -> None:
         """Once all is sent, as every transport does; but not for ever."""
@@ -430,6 +444,7 @@ def bounded_protocol(
             "max_header_bytes": settings.max_header_bytes,
             "max_headers": settings.max_headers,
             "slow_reader_seconds": settings.slow_reader_seconds,
+            "first_request_seconds": min(1.0, settings.drain_seconds / 2),
             "allowed_hosts": frozenset(host.lower().encode() for host in settings.allowed_hosts),
             "log_refusals": log_refusals,
             "protective": protective_headers(settings),

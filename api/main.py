@@ -49,6 +49,7 @@ from api.openai_v1 import batches as openai_batches
 from api.openai_v1 import chat_completions, completions, embeddings, files, models, rerank, responses
 from api.openapi import describe
 from api.replies import Replies
+from api.server import Server
 from api.unified_v1 import batches as unified_batches
 from api.unified_v1 import chat, conversations, estimate, jobs, preferences, providers, quota
 from api.unified_v1 import embeddings as unified_embeddings
@@ -435,7 +436,7 @@ async def _look_for_routes(routing: RoutingWatch) -> None:
         routing.look()
 
 
-class ApiServer(uvicorn.Server):
+class ApiServer(Server):
     """Says that it drains before it stops: not ready any more, and open streams get an end.
 
     SIGTERM ── pre_stop_seconds ──> listener closed ── drain_seconds ──> exit 0
@@ -446,7 +447,7 @@ class ApiServer(uvicorn.Server):
     """
 
     def __init__(
-        self, config: uvicorn.Config, app: FastAPI, settings: Settings, admin: uvicorn.Server | None = None
+        self, config: uvicorn.Config, app: FastAPI, settings: Settings, admin: Server | None = None
     ) -> None:
         super().__init__(config)
         self._app = app
@@ -470,7 +471,8 @@ class ApiServer(uvicorn.Server):
         if not self._app.state.draining:
             self._app.state.draining = True
             if self.started and pause:
-                self._keep_no_connection()
+                # Closed while idle, a kept one may be closed under a request that is on its way.
+                self.keep_no_connection()
                 asyncio.get_running_loop().call_later(pause, self._stop)
                 return
         # Not uvicorn's own, which raises the signal again once it has drained: a drained process exits 0.
@@ -487,14 +489,8 @@ class ApiServer(uvicorn.Server):
         if broker is not None:
             broker.replies.drain(within_seconds=within)
 
-    def _keep_no_connection(self) -> None:
-        """Closed while idle, a kept connection may be closed under a request that is on its way."""
-        # Once a second uvicorn makes the one of the other.
-        for headers in (self.config.encoded_headers, self.server_state.default_headers):
-            headers.append((b"connection", b"close"))
 
-
-class AdminServer(uvicorn.Server):
+class AdminServer(Server):
     """Beside an ApiServer, which hears the signals and ends it."""
 
     @contextmanager
