@@ -12,13 +12,24 @@ import typer
 from pydantic import BaseModel, SecretStr
 
 from cli.configuration import settings_or_exit
-from cli.problems import all_problems, groups_of_settings, names_of, read_settings, unknown_variables
+from cli.problems import (
+    ProcessKind,
+    all_problems,
+    groups_of_settings,
+    names_of,
+    read_settings,
+    unknown_variables,
+)
 from cli.table import print_table
 from shared.settings import Settings, variables_set
 
 app = typer.Typer(no_args_is_help=True)
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Whose = Annotated[
+    ProcessKind | None,
+    typer.Option("--process", help="Whose environment this is, where each kind of process has its own."),
+]
 _OTHER_NAMES: Final = {
     "HEADRACE_API__REQUEST_TIMEOUT_SECONDS": "AI_GATEWAY_REQUEST_TIMEOUT",
     "HEADRACE_QUEUE__MAX_ATTEMPTS": "AI_GATEWAY_MAX_RETRIES",
@@ -36,14 +47,14 @@ class Shown:
 
 
 @app.command("check")
-def check_command(as_json: Json = False) -> None:
+def check_command(as_json: Json = False, process: Whose = None) -> None:
     """Tell all that is wrong with the settings and the files they name; exit code 78 where something is.
 
     Nothing is connected to: `headrace doctor` does that.
     """
     found = read_settings()
     settings = found if isinstance(found, Settings) else None
-    problems = all_problems(found) if isinstance(found, Settings) else found
+    problems = all_problems(found, process) if isinstance(found, Settings) else found
     lines = [line for problem in problems for line in problem.lines()]
     unknown = [typo(name, known) for name, known in unknown_variables(settings).items()]
     if as_json:

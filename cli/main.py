@@ -128,11 +128,14 @@ def run_doctor(
     seconds: Annotated[float, typer.Option("--timeout", min=0.1, help="Seconds for each check.")] = 10.0,
     strict: Annotated[bool, typer.Option("--strict", help="Exit code 2 where there are warnings.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    process: config.Whose = None,
 ) -> None:
     """Look at everything the broker stands on; tell what is wrong, and how to mend it."""
     from cli.doctor import command  # noqa: PLC0415 - a process loads only what it runs
 
-    raise typer.Exit(command.run(only=only or (), seconds=seconds, strict=strict, as_json=as_json))
+    raise typer.Exit(
+        command.run(only=only or (), seconds=seconds, strict=strict, as_json=as_json, process=process)
+    )
 
 
 @app.command(

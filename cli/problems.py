@@ -10,6 +10,7 @@ import difflib
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,20 @@ from shared.settings import Settings, environment_variable, load_settings, varia
 
 NOT_SETTINGS: Final = frozenset({"HEADRACE_API_KEY", "HEADRACE_URL"})
 """Of commands that speak to a broker over HTTP."""
+
+
+class ProcessKind(StrEnum):
+    """What an environment is for, where each kind of process is given only what it needs."""
+
+    API = "api"
+    WORKER = "worker"
+    SCHEDULER = "scheduler"
+
+
+def needs_pepper(settings: Settings, process: ProcessKind | None) -> bool:
+    """In production: elsewhere one is made."""
+    return settings.environment == "production" and process is not ProcessKind.WORKER
+
 
 InvalidFile = ProvidersFileInvalid | CatalogueFileInvalid | RoutingFileInvalid
 
@@ -110,9 +125,9 @@ def routing_problems(settings: Settings, *, scripted: bool = False) -> Iterator[
         yield _of_file(invalid, settings)
 
 
-def all_problems(settings: Settings) -> list[Problem]:
-    """Of every kind of process together."""
-    found = list(problems(settings, checks_keys=settings.environment == "production"))
+def all_problems(settings: Settings, process: ProcessKind | None = None) -> list[Problem]:
+    """Of this kind of process; of every kind together."""
+    found = list(problems(settings, checks_keys=needs_pepper(settings, process)))
     if not any(one.variable in {"HEADRACE_PROVIDERS_FILE", "HEADRACE_CATALOGUE_FILE"} for one in found):
         with contextlib.suppress(ValueError):  # a base URL that is none, found above
             found += routing_problems(settings)

@@ -14,17 +14,25 @@ from loguru import logger
 from cli.configuration import fail
 from cli.doctor.examine import SUBJECTS, examine, is_known
 from cli.doctor.findings import Level, Told
+from cli.problems import ProcessKind
 from cli.table import print_table
 
 
-def run(*, only: Sequence[str], seconds: float, strict: bool, as_json: bool) -> int:
+def run(
+    *,
+    only: Sequence[str],
+    seconds: float,
+    strict: bool,
+    as_json: bool,
+    process: ProcessKind | None = None,
+) -> int:
     """The exit code: 0, 1 where something failed, 2 where `strict` and there are warnings."""
     for one in only:
         if not is_known(one):
             fail(f"--only: there is no check {one!r}; subjects are {', '.join(SUBJECTS)}.", os.EX_USAGE)
     # What the parts log on the way is told by the findings.
     logger.remove()
-    told = asyncio.run(examine(only=only, seconds=seconds))
+    told = asyncio.run(examine(only=only, seconds=seconds, process=process))
     counts = Counter(one.finding.level for one in told)
     code = 1 if counts[Level.FAIL] else 2 if strict and counts[Level.WARN] else 0
     if as_json:

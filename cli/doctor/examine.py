@@ -12,7 +12,7 @@ from loguru import logger
 from cli.doctor import database, files, processes, providers, redis, settings, state
 from cli.doctor.findings import Check, Finding, Found, NotThere, Told, fail, skip
 from cli.doctor.patient import Patient
-from cli.problems import Problem, read_settings
+from cli.problems import Problem, ProcessKind, read_settings
 from shared.clock import Clock, SystemClock
 from shared.providers.registry import Registry
 from shared.settings import Settings
@@ -58,17 +58,24 @@ SUBJECTS: Final = sorted({name.partition(".")[0] for name in (*_ON_SETTINGS, *_O
 
 
 async def examine(
-    *, only: Sequence[str] = (), seconds: float = SECONDS, clock: Clock | None = None
+    *,
+    only: Sequence[str] = (),
+    seconds: float = SECONDS,
+    clock: Clock | None = None,
+    process: ProcessKind | None = None,
 ) -> list[Told]:
-    """`only`: ids, or what stands before their dots. `seconds`: for each check."""
+    """`only`: ids, or what stands before their dots. `seconds`: for each check.
+
+    `process`: whose environment this is, where others have another one; workers alone have providers' keys.
+    """
     found = read_settings()
-    told = [Told(check, one) for check, findings in _settings_findings(found) for one in findings]
+    told = [Told(check, one) for check, findings in _settings_findings(found, process) for one in findings]
     patient = _patient(found, clock or SystemClock())
     if patient is None:
         told += [Told(name, skip("The settings have to be mended first.")) for name in _ON_PATIENT]
         return [one for one in told if _is_wanted(one.check, only)]
     told = [one for one in told if _is_wanted(one.check, only)]
-    checks = [check for check in _checks(patient) if _is_wanted(check.id, only)]
+    checks = [check for check in _checks(patient, process) if _is_wanted(check.id, only)]
     try:
         for check, findings in zip(
             checks, await asyncio.gather(*(_run(check, seconds) for check in checks)), strict=True
@@ -83,13 +90,15 @@ def is_known(only: str) -> bool:
     return only.partition(".")[0] in SUBJECTS
 
 
-def _settings_findings(found: Settings | list[Problem]) -> list[tuple[str, list[Finding]]]:
+def _settings_findings(
+    found: Settings | list[Problem], process: ProcessKind | None
+) -> list[tuple[str, list[Finding]]]:
     usable = found if isinstance(found, Settings) else None
     later = [skip("The settings have to be mended first.")]
     return [
-        ("config.boot", settings.boot(found)),
+        ("config.boot", settings.boot(found, process)),
         ("config.files", later if usable is None else settings.files(usable)),
-        ("config.secrets", later if usable is None else settings.secrets(usable)),
+        ("config.secrets", later if usable is None else settings.secrets(usable, process)),
         ("config.unknown", settings.unknown(usable)),
     ]
 
@@ -103,9 +112,12 @@ def _patient(found: Settings | list[Problem], clock: Clock) -> Patient | None:
         return None
 
 
-def _checks(patient: Patient) -> list[Check]:
+def _checks(patient: Patient, process: ProcessKind | None) -> list[Check]:
     checks = []
     for name, check in _ON_PATIENT.items():
+        if name == "providers" and process not in {None, ProcessKind.WORKER}:
+            checks.append(Check(name, _keys_of_workers))
+            continue
         checks.append(Check(name, partial(check, patient)))
         if name == "providers":
             checks += [
@@ -113,6 +125,10 @@ def _checks(patient: Patient) -> list[Check]:
                 for one in patient.registry.configured()
             ]
     return checks
+
+
+async def _keys_of_workers() -> Finding:
+    return skip("Workers have the providers' keys: --process worker, where one runs.")
 
 
 async def _run(check: Check, seconds: float) -> list[Finding]:

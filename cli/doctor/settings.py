@@ -6,26 +6,26 @@ from typing import Final
 
 from cli.config import typo
 from cli.doctor.findings import Finding, fail, ok, warn
-from cli.problems import Problem, all_problems, unknown_variables
+from cli.problems import Problem, ProcessKind, all_problems, needs_pepper, unknown_variables
 from cli.production import secret_complaints
 from shared.settings import Settings
 
 _FILES: Final = ("HEADRACE_PROVIDERS_FILE", "HEADRACE_CATALOGUE_FILE", "HEADRACE_ROUTING_FILE")
 
 
-def boot(settings: Settings | list[Problem]) -> list[Finding]:
+def boot(settings: Settings | list[Problem], process: ProcessKind | None = None) -> list[Finding]:
     """All but what other checks tell: files, secrets, and the password of Redis."""
     if isinstance(settings, list):
         return [_refused(problem) for problem in settings]
-    elsewhere = set(_weak(settings))
+    elsewhere = set(_weak(settings, process))
     found = [
         _refused(problem)
-        for problem in all_problems(settings)
+        for problem in all_problems(settings, process)
         if problem.variable not in _FILES
         and problem.sentence not in elsewhere
         and not _is_of_redis_password(problem, settings)
     ]
-    return found or [ok("Every process starts with these settings.")]
+    return found or [ok(f"{_whose(process)} starts with these settings.")]
 
 
 def files(settings: Settings) -> list[Finding]:
@@ -38,9 +38,9 @@ def files(settings: Settings) -> list[Finding]:
     return found or [ok("The files that settings name can be used.")]
 
 
-def secrets(settings: Settings) -> list[Finding]:
+def secrets(settings: Settings, process: ProcessKind | None = None) -> list[Finding]:
     tell = fail if settings.environment == "production" else warn
-    found = [tell(complaint, fix=_random(complaint.split()[0])) for complaint in _weak(settings)]
+    found = [tell(complaint, fix=_random(complaint.split()[0])) for complaint in _weak(settings, process)]
     return found or [ok("No secret is one that can be guessed.")]
 
 
@@ -52,8 +52,12 @@ def unknown(settings: Settings | None) -> list[Finding]:
     return found or [ok("Every HEADRACE_ variable is one that is read.")]
 
 
-def _weak(settings: Settings) -> list[str]:
-    return list(secret_complaints(settings, checks_keys=settings.environment == "production"))
+def _weak(settings: Settings, process: ProcessKind | None) -> list[str]:
+    return list(secret_complaints(settings, checks_keys=needs_pepper(settings, process)))
+
+
+def _whose(process: ProcessKind | None) -> str:
+    return "Every process" if process is None else f"The {process}"
 
 
 def _is_of_redis_password(problem: Problem, settings: Settings) -> bool:

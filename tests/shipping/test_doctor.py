@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from cli.doctor.examine import examine
 from cli.doctor.findings import Level, Told
+from cli.problems import ProcessKind
 from shared import keyspace
 from shared.clock import ManualClock
 from shared.db.engine import create_engine
@@ -283,6 +284,29 @@ async def test_a_weak_secret(environment: SetEnv) -> None:
     assert [(one.check, one.finding.level) for one in found if one.check == "config.secrets"] == [
         ("config.secrets", Level.FAIL)
     ]
+
+
+async def test_the_environment_of_one_kind_of_process(
+    environment: SetEnv, locked_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    environment(
+        HEADRACE_ENVIRONMENT="production",
+        REDIS_URL=f"redis://:{PASSWORD}@127.0.0.1:{locked_redis.port}/0",
+        OPENAI_API_KEY="sk-" + secrets.token_urlsafe(24),
+        OPENAI_BASE_URL=f"https://127.0.0.1:{free_port()}/v1",
+    )
+    monkeypatch.delenv("HEADRACE_KEY_PEPPER")
+    every, worker, api = [
+        {(one.check, one.finding.level) for one in await examine(only=["config", "provider"], process=kind)}
+        for kind in (None, ProcessKind.WORKER, ProcessKind.API)
+    ]
+
+    assert ("config.secrets", Level.FAIL) in every & api
+    assert ("config.secrets", Level.OK) in worker
+    assert ("provider.openai", Level.FAIL) in every & worker
+    assert not any(check == "provider.openai" for check, _ in api)
+    assert run("config", "check").returncode == os.EX_CONFIG
+    assert run("config", "check", "--process", "worker").returncode == 0
 
 
 async def test_a_variable_with_a_typing_error(environment: SetEnv) -> None:
