@@ -32,11 +32,12 @@ from api.account_v1 import (
     webhook_deliveries,
     webhooks,
 )
-from api.admin_v1 import accounts, dead_letters, users
+from api.admin_v1 import accounts, dead_letters, overview, users
 from api.admin_v1.guard import require_admin
 from api.anthropic_v1 import batches as message_batches
 from api.anthropic_v1 import messages
 from api.cohere_v2 import rerank as cohere_rerank
+from api.dashboard import files as dashboard
 from api.deps import Broker
 from api.hot_routes import HotRoutes
 from api.http_protocol import bounded_protocol
@@ -110,7 +111,7 @@ OPEN_PATHS: Final = frozenset(
 """What asks for no credential, or for one that is no key."""
 DETAILS: Final = frozenset({"/health", "/metrics"})
 """Nor do these, but in production."""
-_UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc")
+_UNMEASURED: Final = ("/health", "/metrics", "/docs", "/openapi.json", "/redoc", dashboard.PREFIX)
 """Paths that are about this process, not about inference."""
 
 _OF_BATCHES: Final = (message_batches.PATH, unified_batches.PATH)
@@ -201,6 +202,7 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
             sealer=None if settings.master_public_key is None else Sealer(settings.master_public_key),
         )
         await _make_first_operator(settings, engine, passwords)
+        app.state.started_at = SystemClock().now()
         app.state.evictions = EvictionWatch(link)
         await app.state.evictions.complaint()  # at boot for its log line
         await replies.start()
@@ -241,6 +243,51 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
     app.state.draining = False
     open_paths = OPEN_PATHS if settings.environment == "production" else OPEN_PATHS | DETAILS
     app.openapi = lambda: describe(app, open_paths)  # type: ignore[method-assign]  # as FastAPI documents it
+    _include_routes(app, settings)
+    error_views.install(app)
+    hot = HotRoutes(
+        app,
+        {
+            "/v1/chat/completions": chat_completions.chat_completions,
+            "/v1/messages": messages.messages,
+            "/api/v1/chat": chat.chat,
+        },
+    )
+    edge = Edge(
+        hot,
+        settings=settings.api,
+        log_requests=settings.log.requests,
+        on_response=_measure,
+        uploads=(files.PATH,),
+        larger=dict.fromkeys(_OF_BATCHES, settings.batches.max_inline_bytes),
+        pages=dashboard.PREFIX,
+        cors=Cors(settings.cors) if settings.cors.origins else None,
+    )
+    return edge, app
+
+
+def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:
+    """What the admin port serves, with the broker of `app`: as open as the port is."""
+    admin = FastAPI(
+        title="Headrace, for operators",
+        version=version("headrace"),
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        redirect_slashes=False,
+    )
+    admin.state = app.state
+    admin.include_router(health.router)
+    admin.include_router(health.details)
+    _include_admin_routes(admin)
+    if settings.dashboard_enabled:
+        admin.include_router(dashboard.router)
+        admin.include_router(auth.of_sessions)
+    error_views.install(admin)
+    return Edge(admin, settings=settings.api, log_requests=settings.log.requests, pages=dashboard.PREFIX)
+
+
+def _include_routes(app: FastAPI, settings: Settings) -> None:
     for router in (
         chat_completions,
         responses,
@@ -281,51 +328,25 @@ def create_app(settings: Settings, redis_url: str, pepper: bytes) -> tuple[ASGIA
         health,
     ):
         app.include_router(router.router)
+    app.include_router(auth.of_sessions)
     if settings.admin_port is None:
         closed = [Depends(require_admin)] if settings.environment == "production" else []
         app.include_router(health.details, dependencies=closed)
         _include_admin_routes(app)
-    error_views.install(app)
-    hot = HotRoutes(
-        app,
-        {
-            "/v1/chat/completions": chat_completions.chat_completions,
-            "/v1/messages": messages.messages,
-            "/api/v1/chat": chat.chat,
-        },
-    )
-    return Edge(
-        hot,
-        settings=settings.api,
-        log_requests=settings.log.requests,
-        on_response=_measure,
-        uploads=(files.PATH,),
-        larger=dict.fromkeys(_OF_BATCHES, settings.batches.max_inline_bytes),
-        cors=Cors(settings.cors) if settings.cors.origins else None,
-    ), app
-
-
-def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:
-    """What the admin port serves, with the broker of `app`: as open as the port is."""
-    admin = FastAPI(
-        title="Headrace, for operators",
-        version=version("headrace"),
-        docs_url=None,
-        redoc_url=None,
-        openapi_url=None,
-        redirect_slashes=False,
-    )
-    admin.state = app.state
-    admin.include_router(health.router)
-    admin.include_router(health.details)
-    _include_admin_routes(admin)
-    error_views.install(admin)
-    return Edge(admin, settings=settings.api, log_requests=settings.log.requests)
+        if settings.dashboard_enabled:
+            app.include_router(dashboard.router)
 
 
 def _include_admin_routes(app: FastAPI) -> None:
     """All below /api/v1/admin."""
-    for router in (dead_letters.router, usage.operators, audit.operators, accounts.router, users.router):
+    for router in (
+        overview.router,
+        dead_letters.router,
+        usage.operators,
+        audit.operators,
+        accounts.router,
+        users.router,
+    ):
         app.include_router(router)
 
 

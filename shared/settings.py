@@ -536,6 +536,8 @@ class Settings(BaseSettings):
         default=True, validation_alias=AliasChoices("HEADRACE_METRICS_ENABLED", "ENABLE_METRICS")
     )
     """Whether /metrics is served."""
+    dashboard_enabled: bool = True
+    """Whether /dashboard/ is served: with an admin port by that one alone."""
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

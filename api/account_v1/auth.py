@@ -37,6 +37,8 @@ from shared.requests.checking import check
 from shared.requests.json_body import parse_object
 
 router: Final = APIRouter(tags=["Auth"])
+of_sessions: Final = APIRouter(tags=["Auth"])
+"""What a session begins, goes on and ends by: on the admin port too, for the dashboard there."""
 
 _REGISTRATION: Final = TypeAdapter(Registration)
 _LOGIN: Final = TypeAdapter(Login)
@@ -78,7 +80,7 @@ async def register(request: Request) -> RegisteredView:
     return RegisteredView(**_view(session, sessions).model_dump(), user=_user(session.user))
 
 
-@router.post(
+@of_sessions.post(
     "/api/v1/auth/login",
     summary="Log in",
     **_documented(400, 401, 404, 413, 415, 422, 429, 503, example=_ADA),
@@ -99,7 +101,7 @@ async def login(request: Request) -> SessionView:
     return _view(session, sessions)
 
 
-@router.post(
+@of_sessions.post(
     "/api/v1/auth/refresh",
     summary="Get the next access token",
     **_documented(400, 401, 404, 413, 415, 422, 429, 503, example={"refreshToken": "rt_..."}, optional=True),
@@ -123,7 +125,7 @@ async def refresh(request: Request) -> SessionView:
     return _view(session, sessions)
 
 
-@router.post(
+@of_sessions.post(
     "/api/v1/auth/logout",
     summary="Log out",
     status_code=204,
@@ -168,7 +170,7 @@ async def change_password(request: Request) -> SessionView:
     return _view(session, sessions)
 
 
-@router.get("/api/v1/auth/me", summary="Who is asking", **_documented(401, 503))
+@of_sessions.get("/api/v1/auth/me", summary="Who is asking", **_documented(401, 503))
 async def me(request: Request) -> Me:
     """Of a key as well as of a session."""
     via = broker_of(request)

@@ -41,7 +41,8 @@ Name = Annotated[str | None, Query(min_length=1, max_length=256, pattern=r"^[\x2
 
 
 class UsageTotals(BaseModel):
-    """`cost_usd`: what providers charge; `billed_usd`: what the account is billed. Of what it is not
+    """`cost_usd`: what providers charge; `billed_usd`: what the account is billed. `cached_tokens`: of the
+    prompt's, those that the provider read from its cache, in `cached_jobs` of the jobs. Of what it is not
     grouped by, a field is null.
     """
 
@@ -56,6 +57,7 @@ class UsageTotals(BaseModel):
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    cached_jobs: int
     cost_usd: float
     billed_usd: float
     mean_provider_ms: int
@@ -267,6 +269,7 @@ def _totals(totals: Totals, by: list[Grouping]) -> UsageTotals:
         prompt_tokens=totals.prompt_tokens,
         completion_tokens=totals.completion_tokens,
         cached_tokens=totals.cached_tokens,
+        cached_jobs=totals.cached_jobs,
         cost_usd=totals.cost_micro_usd / MICRO_PER_USD,
         billed_usd=totals.billed_micro_usd / MICRO_PER_USD,
         mean_provider_ms=totals.provider_ms // max(1, totals.jobs),

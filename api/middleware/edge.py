@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from api.error_views import RawHeaders, internal_error, render, surface_of_scope
 from api.middleware.cors import Cors
 from api.middleware.exchange_span import begin_exchange, end_exchange
-from api.middleware.protective import protective_headers
+from api.middleware.protective import page_headers, protective_headers
 from api.request_body import too_large
 from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
 from shared.ids import RequestId, accept_request_id
@@ -52,7 +52,8 @@ _UNTIDY: Final = re.compile(r"//|/\.\.?(?:/|\Z)")
 
 class Edge:
     """`uploads`: path prefixes whose routes judge content type and size of bodies themselves.
-    `larger`: how many bytes a body may have at paths where that is more than elsewhere.
+    `larger`: how many bytes a body may have at paths where that is more than elsewhere. `pages`: path
+    prefix of what browsers run.
 
     Notes in `scope["state"]`: `request_id`, and `error` once one was answered.
     """
@@ -66,6 +67,7 @@ class Edge:
         on_response: OnResponse | None = None,
         uploads: Sequence[str] = (),
         larger: Mapping[str, int] | None = None,
+        pages: str | None = None,
         cors: Cors | None = None,
     ) -> None:
         self._app = app
@@ -76,6 +78,8 @@ class Edge:
         self._larger = dict(larger or {})
         self._cors = cors
         self._headers = protective_headers(settings)
+        self._pages = pages
+        self._page_headers = page_headers(settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -90,7 +94,8 @@ class Edge:
         exchange = None
         if tracing.active is not None and scope["method"] in _METHODS:
             exchange = begin_exchange(tracing.active, scope, scope["method"])
-        added, preflight = self._headers, None
+        is_page = self._pages is not None and scope["path"].startswith(self._pages)
+        added, preflight = self._page_headers if is_page else self._headers, None
         if self._cors is not None and (origin := headers.get(b"origin")) is not None:
             added = [*added, *self._cors.told(origin)]
             preflight = self._cors.preflight(headers) if scope["method"] == "OPTIONS" else None

@@ -65,7 +65,7 @@ async def get_provider(request: Request, provider: str) -> ProviderDetails:
         raise QueueUnavailable("The limits of providers cannot be read at the moment.") from exc
     limits = duties.rate_limits(profile, stored)
     quota = duties.quota(profile, limits, datetime.now(UTC))
-    health = _health(profile, via)
+    health = health_of(profile, via)
     return ProviderDetails(
         **_view(profile, via).model_dump(),
         health=HealthStatus(
@@ -91,7 +91,7 @@ async def health(request: Request) -> GatewayHealth:
     via = broker_of(request)
     await authenticate(request, via, Permission.MODELS_READ)
     redis, database = await asyncio.gather(redis_state(via), database_state(via))
-    providers = {name: _health(via.registry.get(name), via).status for name in via.providers()}
+    providers = {name: health_of(via.registry.get(name), via).status for name in via.providers()}
     whole = redis == database == "connected" and not _IMPAIRED & set(providers.values())
     status = "unavailable" if redis != "connected" else "ok" if whole else "degraded"
     return GatewayHealth(status=status, providers=providers, database=database, redis=redis)
@@ -102,7 +102,7 @@ def _view(profile: ProviderProfile, via: Broker) -> ProviderView:
     return ProviderView(
         id=profile.id,
         name=profile.name,
-        status=_health(profile, via).status,
+        status=health_of(profile, via).status,
         models=names_of(profile, via),
         capabilities=sorted(profile.capabilities),
         breaker=condition.breaker,
@@ -111,7 +111,7 @@ def _view(profile: ProviderProfile, via: Broker) -> ProviderView:
     )
 
 
-def _health(profile: ProviderProfile, via: Broker) -> Health:
+def health_of(profile: ProviderProfile, via: Broker) -> Health:
     record = via.model_lists.health.get(profile.id)
     return duties.health(profile, record, served=via.presence.serves(profile.id))
 

@@ -22,7 +22,7 @@ class ProviderCondition:
     `open_seconds`: until its breaker lets a probe through; `paused_seconds`: until its lanes are
     read again, after it refused for its rate.
     `queued`: jobs no worker has, `queued_in` by lane; `in_flight`: jobs a worker has; `slots`: of all
-    live workers.
+    live `workers`.
     `drained_per_second`: jobs that its workers can end, by what they did while they were busy.
     `latency_seconds`: by model, averaged over its last calls.
     """
@@ -32,6 +32,7 @@ class ProviderCondition:
     paused_seconds: float = 0.0
     queued: int = 0
     in_flight: int = 0
+    workers: int = 0
     slots: int = 0
     drained_per_second: float = 0.0
     latency_seconds: Mapping[str, float] = field(default_factory=dict)

@@ -491,6 +491,13 @@ def count_refusal(code: str | None) -> None:
         _REFUSALS.labels(code).inc()
 
 
+def replays() -> dict[str, int]:
+    """Of this process, by kind."""
+    samples = (sample for metric in _REPLAYS.collect() for sample in metric.samples)
+    counted = {sample.labels["kind"]: int(sample.value) for sample in samples}
+    return {kind: counted.get(kind, 0) for kind in sorted(REPLAYS)}
+
+
 def count_replay(kind: str) -> None:
     """`kind`: one of REPLAYS."""
     _REPLAYS.labels(_known(kind, REPLAYS)).inc()

@@ -279,6 +279,7 @@ def _condition(loads: Sequence[dict[str, Any]], lanes: Sequence[LaneDepth]) -> P
     return ProviderCondition(
         queued=sum(lane.queued for lane in lanes),
         in_flight=sum(lane.in_flight for lane in lanes),
+        workers=len(loads),
         slots=slots,
         drained_per_second=drained,
         latency_seconds=averages,

@@ -33,6 +33,7 @@ OPEN: Final = frozenset(
         *("/openapi.json", "/docs", "/docs/oauth2-redirect", "/redoc", "/metrics"),
         *("/health", "/health/live", "/health/ready"),
         *("/api/v1/auth/register", "/api/v1/auth/login", "/auth/login", "/api/v1/auth/refresh"),
+        *("/dashboard", "/dashboard/", "/dashboard/{name}"),
     }
 )
 """For whom no credential is looked at."""
@@ -100,6 +101,7 @@ TAKES: Final = {
         GET /api/v1/admin/dead-letters  POST /api/v1/admin/dead-letters/redrive
         GET /api/v1/admin/dead-letters/{job_id}  DELETE /api/v1/admin/dead-letters/{job_id}
         POST /api/v1/admin/dead-letters/{job_id}/redrive
+        GET /api/v1/admin/overview
         GET /api/v1/admin/usage  GET /api/v1/admin/usage/jobs  GET /api/v1/admin/audit
         GET /api/v1/admin/accounts  POST /api/v1/admin/accounts
         GET /api/v1/admin/accounts/{account_id}  PATCH /api/v1/admin/accounts/{account_id}

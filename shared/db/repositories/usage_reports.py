@@ -46,7 +46,9 @@ class Range:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """`group`: values of what it is grouped by, in that order."""
+    """`group`: values of what it is grouped by, in that order. `cached_jobs`: those of whose prompt the
+    provider read anything from its cache.
+    """
 
     group: tuple[str | None, ...]
     jobs: int
@@ -54,6 +56,7 @@ class Totals:
     prompt_tokens: int
     completion_tokens: int
     cached_tokens: int
+    cached_jobs: int
     cost_micro_usd: int
     billed_micro_usd: int
     provider_ms: int
@@ -112,6 +115,7 @@ async def totals(
             func.sum(usage.c.prompt_tokens).label("prompt_tokens"),
             func.sum(usage.c.completion_tokens).label("completion_tokens"),
             func.sum(usage.c.cached_tokens).label("cached_tokens"),
+            func.sum(case((usage.c.cached_tokens > 0, 1), else_=0)).label("cached_jobs"),
             cost.label("cost_micro_usd"),
             func.sum(usage.c.billed_micro_usd).label("billed_micro_usd"),
             func.sum(usage.c.provider_ms).label("provider_ms"),
