@@ -1,7 +1,7 @@
 // Who did what: administrative acts, and requests.
 
 import { call, isOperator, may } from "./api.js";
-import { choice, count, duration, field, filters, h, missing, pager, part, table, usd, utc } from "./dom.js";
+import { at, choice, count, day, duration, field, filters, h, missing, pager, part, table, usd } from "./dom.js";
 
 export const title = "Activity";
 
@@ -31,7 +31,7 @@ async function listActs(query) {
       field("Done by", "actor", query.get("actor"), { placeholder: "id of a user or key" }), accountField(query)),
     await part("Administrative acts", call(route, { query: asked(query, ...names) }), (page) => [
       table("Administrative acts, newest first", [
-        ["Time (UTC)", (of) => utc(of.at)],
+        ["Time (UTC)", (of) => at(of.at)],
         ["Act", (of) => of.act],
         ["Done by", (of) => of.actor],
         ["To", (of) => text(of.object)],
@@ -49,14 +49,14 @@ async function listRequests(query) {
   const route = isOperator() ? "GET /api/v1/admin/usage/jobs" : "GET /api/v1/usage/jobs";
   const names = ["model", "key", "outcome", "cursor", ...(isOperator() ? ["account"] : [])];
   // The broker's own default is this month.
-  const range = { from: new Date(Date.now() - 365 * 86_400_000).toISOString().slice(0, 10) };
+  const range = { from: day(new Date(Date.now() - 365 * 86_400_000)) };
   return [
     filters("activity", hidden("requests"), field("Model", "model", query.get("model")), field("Key", "key", query.get("key")),
       choice("Outcome", "outcome", query.get("outcome") ?? "", [["", "any"], ...["succeeded", "failed", "cancelled", "expired", "dead"].map((one) => [one, one])]),
       accountField(query)),
     await part("Requests", call(route, { query: { ...range, ...asked(query, ...names) } }), (page) => [
       table("Requests, newest first", [
-        ["Ended (UTC)", (of) => utc(of.ended_at)],
+        ["Ended (UTC)", (of) => at(of.ended_at)],
         ...account(),
         ["Key", (of) => of.key],
         ["User", (of) => text(of.user)],

@@ -77,8 +77,8 @@ function end() {
   window.dispatchEvent(new Event("signed-out"));
 }
 
-export async function signInByPassword(email, password) {
-  const opened = await call("POST /api/v1/auth/login", { body: { email, password }, token: "" });
+export async function signInByPassword(email, password, account) {
+  const opened = await call("POST /api/v1/auth/login", { body: { email, password, account: account || null }, token: "" });
   keep({ token: opened.token, refreshToken: opened.refreshToken, me: await whoIs(opened.token) });
 }
 

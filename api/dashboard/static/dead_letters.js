@@ -1,7 +1,7 @@
 // Jobs that were set aside, and the button that runs one again.
 
 import { call, isOperator } from "./api.js";
-import { count, field, filters, h, missing, pager, table, utc } from "./dom.js";
+import { at, count, field, filters, h, missing, pager, table } from "./dom.js";
 
 export const title = "Dead letters";
 
@@ -12,7 +12,7 @@ export async function load(query) {
   return [
     filters("dead-letters", ...["Provider", "Account", "Reason"].map((label) => field(label, label.toLowerCase(), asked[label.toLowerCase()]))),
     table("Dead letters, newest first", [
-      ["Died (UTC)", (of) => utc(of.died_at)],
+      ["Died (UTC)", (of) => at(of.died_at)],
       ["Job", (of) => of.job_id],
       ["Model", (of) => `${of.provider}/${of.model}`],
       ["Account", (of) => of.account ?? "–"],

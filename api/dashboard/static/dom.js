@@ -22,6 +22,7 @@ export const count = (value) => integers.format(value);
 export const usd = (value) => dollars.format(value);
 export const share = (part, whole) => (whole ? percents.format(part / whole) : "–");
 export const utc = (text) => new Date(text).toISOString().slice(0, 19).replace("T", " ");
+export const at = (text) => h("time", { datetime: text }, utc(text));
 export const day = (date) => date.toISOString().slice(0, 10);
 
 export function duration(seconds) {

@@ -24,8 +24,8 @@ async function show() {
   frame(name);
   const heading = h("h1", { tabindex: "-1" }, page.title);
   const again = h("button", { type: "button", onclick: show }, "Refresh");
-  const draw = (...content) => main.replaceChildren(h("div", { class: "heading" }, heading, again), ...content);
-  draw(h("p", { class: "loading" }, "Loading…"));
+  const body = h("div", {}, h("p", { class: "loading" }, "Loading…"));
+  main.replaceChildren(h("div", { class: "heading" }, heading, again), body);
   heading.focus();
   main.setAttribute("aria-busy", "true");
   let content;
@@ -38,7 +38,7 @@ async function show() {
   }
   if (mine !== turn) return;
   main.removeAttribute("aria-busy");
-  draw(...content.flat().filter(Boolean));
+  body.replaceChildren(...content.flat().filter(Boolean));
 }
 
 function frame(current) {
@@ -59,9 +59,10 @@ function showSignIn(why = "") {
   const form = (signIn, ...fields) => h("form", { class: "sign-in", onsubmit: (event) => submitted(event, signIn) }, fields, h("button", {}, "Sign in"));
   main.replaceChildren(
     h("h1", {}, "Sign in"),
-    form((given) => signInByPassword(given.get("email"), given.get("password")),
+    form((given) => signInByPassword(given.get("email"), given.get("password"), given.get("account").trim()),
       field("Email", "email", "", { type: "email", autocomplete: "username", required: true }),
-      field("Password", "password", "", { type: "password", autocomplete: "current-password", required: true })),
+      field("Password", "password", "", { type: "password", autocomplete: "current-password", required: true }),
+      field("Account, if you are in several", "account", "", { placeholder: "the first one", autocomplete: "off" })),
     form((given) => signInByKey(given.get("key").trim()),
       field("API key or admin token", "key", "", { type: "password", autocomplete: "off", required: true })));
 }

@@ -1,7 +1,7 @@
 // How the broker does: for operators all of it, for others what every caller may know.
 
 import { call, isOperator } from "./api.js";
-import { bytes, count, duration, figures, h, missing, part, table, utc } from "./dom.js";
+import { at, bytes, count, duration, figures, h, missing, part, table, usd, utc } from "./dom.js";
 
 export const title = "Overview";
 
@@ -16,6 +16,8 @@ function breaker(of) {
   if (of.breaker === "open") return `open, a try in ${duration(of.open_seconds)}`;
   return of.breaker.replace("_", "-");
 }
+
+const amount = (of, value) => (of.measure.endsWith("_usd") ? usd(value) : count(value));
 
 const PROVIDER = [
   ["Provider", (of) => of.name],
@@ -70,10 +72,10 @@ async function narrow() {
     part("Providers", call("GET /api/v1/providers"), (view) => table("Providers", PROVIDER, view.providers, "No provider is served.")),
     part("Limits", call("GET /api/v1/quota"), (view) => table("What may still be used", [
       ["Of", (of) => `${of.scope} ${of.id}`],
-      ["What", (of) => of.measure.replaceAll("_", " ")],
-      ["Used", (of) => count(of.used), true],
-      ["Limit", (of) => (of.limit === null ? "none" : count(of.limit)), true],
-      ["All there again (UTC)", (of) => utc(of.resets_at)],
+      ["What", (of) => of.measure.replace("_usd", "").replaceAll("_", " ")],
+      ["Used", (of) => amount(of, of.used), true],
+      ["Limit", (of) => (of.limit === null ? "none" : amount(of, of.limit)), true],
+      ["All there again (UTC)", (of) => at(of.resets_at)],
     ], view.limits, "No limits are set.")),
   ]);
   return [health, providers, quota, missing("Queues, workers and dead letters", "operate")];

@@ -56,7 +56,7 @@ export async function load(query) {
     columns(`${label} by day`, eachDay(range, days.groups, value), format),
     table(`By ${name.toLowerCase()}`, [
       [name, (of) => of[by] ?? "none"],
-      [label, (of) => bar(value(of), most)],
+      [`${label} compared`, (of) => bar(value(of), most)],
       ["Requests", (of) => count(of.jobs), true],
       ["Errors", (of) => count(of.jobs - of.succeeded), true],
       ["Input tokens", (of) => count(of.prompt_tokens), true],
@@ -80,13 +80,17 @@ function eachDay(range, groups, value) {
   return found;
 }
 
+// Of the CSV before: nobody tells when a browser has it, so that it is kept until the next one.
+let saved = null;
+
 // The key travels in a header, so that a plain link would not be let in.
 async function download(query) {
   const alert = document.getElementById("alert");
   try {
-    const url = URL.createObjectURL(await call(route(), { query: { ...query, format: "csv" }, as: "blob" }));
-    h("a", { href: url, download: `usage-${query.from}-by-${query.by}.csv` }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+    const csv = await call(route(), { query: { ...query, format: "csv" }, as: "blob" });
+    if (saved) URL.revokeObjectURL(saved);
+    saved = URL.createObjectURL(csv);
+    h("a", { href: saved, download: `usage-${query.from}-by-${query.by}.csv` }).click();
   } catch (error) {
     alert.textContent = `The CSV was not fetched: ${error.message}`;
   }
