@@ -56,6 +56,7 @@ SECTIONS: Final[dict[str, tuple[str, ...]]] = {
         "redis.md",
         "security.md",
         "operations/doctor.md",
+        "operations/dashboard.md",
         "operations/metrics.md",
         "operations/tracing.md",
         "dead-letters.md",

@@ -204,6 +204,7 @@ async def test_what_is_for_operators_is_not_there_however_it_is_written(client: 
     allowed = {"authorization": f"Bearer {PEOPLE['HEADRACE_ADMIN_TOKEN']}"}
     for path in (
         *("/metrics", "/health", "/%6detrics", "/api/v1/admin/accounts", "/api/v1/%61dmin/accounts"),
+        *("/dashboard", "/dashboard/", "/%64ashboard/main.js"),
         *("/api/v1//admin/accounts", "/api/v1/jobs/../admin/accounts", "/api/v1/jobs/%2e%2e/admin/accounts"),
     ):
         url = httpx.URL(str(client.base_url)).copy_with(raw_path=path.encode())

@@ -111,7 +111,7 @@ def test_what_is_given_from_outside_reaches_them() -> None:
 
     assert found["worker"]["environment"]["OPENAI_API_KEY"] == "sk-1"
     assert found["api"]["environment"]["VLLM_BASE_URL"] == "http://gpu:8000/v1"
-    assert found["api"]["ports"] == ["127.0.0.1:3001:8000"]
+    assert found["api"]["ports"] == ["127.0.0.1:3001:8000", "127.0.0.1:8001:9100"]
     assert found["api"]["environment"]["PORT"] == "8000"
 
 
