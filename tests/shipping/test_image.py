@@ -207,6 +207,11 @@ def test_what_the_steps_install_is_what_is_locked(image: Image) -> None:
     assert {"fastapi", "uvloop", "hiredis", "aiohttp"} <= set(found)
     assert "pip" not in found
     assert list(site.glob("shared/queue/scripts/*.lua"))
+    assert {path.name for path in site.glob("api/dashboard/static/*")} >= {
+        "index.html",
+        "main.js",
+        "style.css",
+    }
     assert list(site.glob("api/__pycache__/main.*.pyc"))
 
 

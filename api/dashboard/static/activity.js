@@ -1,7 +1,7 @@
 // Who did what: administrative acts, and requests.
 
 import { call, isOperator, may } from "./api.js";
-import { at, choice, count, day, duration, field, filters, h, missing, pager, part, table, usd } from "./dom.js";
+import { at, choice, count, day, duration, field, filters, h, id, missing, pager, part, table, usd } from "./dom.js";
 
 export const title = "Activity";
 
@@ -17,8 +17,7 @@ export async function load(query) {
 }
 
 const asked = (query, ...names) => ({ ...Object.fromEntries(names.map((name) => [name, query.get(name)])), limit: PAGE });
-const text = (value) => value ?? "–";
-const account = () => (isOperator() ? [["Account", (of) => text(of.account)]] : []);
+const account = () => (isOperator() ? [["Account", (of) => id(of.account)]] : []);
 const hidden = (show) => h("input", { type: "hidden", name: "show", value: show });
 const accountField = (query) => (isOperator() ? field("Account", "account", query.get("account"), { placeholder: "all" }) : null);
 
@@ -33,12 +32,12 @@ async function listActs(query) {
       table("Administrative acts, newest first", [
         ["Time (UTC)", (of) => at(of.at)],
         ["Act", (of) => of.act],
-        ["Done by", (of) => of.actor],
-        ["To", (of) => text(of.object)],
-        ...account(),
         ["Outcome", (of) => of.outcome],
-        ["From address", (of) => text(of.address)],
+        ["Done by", (of) => id(of.actor)],
+        ["To", (of) => id(of.object)],
+        ...account(),
         ["Details", (of) => (Object.keys(of.details).length ? JSON.stringify(of.details) : "–")],
+        ["From address", (of) => of.address ?? "–"],
       ], page.data, "No such act is on record."),
       pager("activity", query, page.next_cursor),
     ]),
@@ -57,9 +56,6 @@ async function listRequests(query) {
     await part("Requests", call(route, { query: { ...range, ...asked(query, ...names) } }), (page) => [
       table("Requests, newest first", [
         ["Ended (UTC)", (of) => at(of.ended_at)],
-        ...account(),
-        ["Key", (of) => of.key],
-        ["User", (of) => text(of.user)],
         ["Model", (of) => `${of.provider}/${of.model}`],
         ["Kind", (of) => of.kind],
         ["Outcome", (of) => h("span", { class: of.outcome === "succeeded" ? null : "bad" }, of.error ? `${of.outcome}: ${of.error}` : of.outcome)],
@@ -68,6 +64,9 @@ async function listRequests(query) {
         ["Cost", (of) => usd(of.cost_usd), true],
         ["Queued", (of) => duration(of.queue_ms / 1000), true],
         ["At provider", (of) => duration(of.provider_ms / 1000), true],
+        ...account(),
+        ["Key", (of) => id(of.key)],
+        ["User", (of) => id(of.user)],
       ], page.data, "No such request in the last year."),
       pager("activity", query, page.next_cursor),
     ]),

@@ -1,7 +1,7 @@
 // Jobs that were set aside, and the button that runs one again.
 
 import { call, isOperator } from "./api.js";
-import { at, count, field, filters, h, missing, pager, table } from "./dom.js";
+import { at, count, field, filters, h, id, missing, pager, table } from "./dom.js";
 
 export const title = "Dead letters";
 
@@ -13,9 +13,9 @@ export async function load(query) {
     filters("dead-letters", ...["Provider", "Account", "Reason"].map((label) => field(label, label.toLowerCase(), asked[label.toLowerCase()]))),
     table("Dead letters, newest first", [
       ["Died (UTC)", (of) => at(of.died_at)],
-      ["Job", (of) => of.job_id],
+      ["Job", (of) => id(of.job_id)],
       ["Model", (of) => `${of.provider}/${of.model}`],
-      ["Account", (of) => of.account ?? "–"],
+      ["Account", (of) => id(of.account)],
       ["Reason", (of) => of.reason],
       ["Deliveries", (of) => count(of.deliveries), true],
       ["Run again", again],

@@ -23,6 +23,8 @@ export const usd = (value) => dollars.format(value);
 export const share = (part, whole) => (whole ? percents.format(part / whole) : "–");
 export const utc = (text) => new Date(text).toISOString().slice(0, 19).replace("T", " ");
 export const at = (text) => h("time", { datetime: text }, utc(text));
+// Cut off where it is long, for the eye alone: whoever copies it gets it whole.
+export const id = (text) => (text ? h("span", { class: "id", title: text }, text) : "–");
 export const day = (date) => date.toISOString().slice(0, 10);
 
 export function duration(seconds) {
@@ -40,7 +42,7 @@ export function bytes(value) {
 export function table(caption, columns, rows, empty = "Nothing here.") {
   if (!rows.length) return h("section", {}, h("h2", {}, caption), h("p", { class: "empty" }, empty));
   const cell = ([, of, number], row, index) =>
-    h(index ? "td" : "th", { class: number && "number", scope: index ? null : "row" }, of(row));
+    h(index ? "td" : "th", { class: number && "number", scope: index ? null : "row" }, [of(row)]);
   return h("section", { class: "scroll", tabindex: "0", role: "region", "aria-label": caption },
     h("table", {},
       h("caption", {}, caption),

@@ -1,7 +1,7 @@
 // How the broker does: for operators all of it, for others what every caller may know.
 
 import { call, isOperator } from "./api.js";
-import { at, bytes, count, duration, figures, h, missing, part, table, usd, utc } from "./dom.js";
+import { at, bytes, count, duration, figures, h, id, missing, part, table, usd, utc } from "./dom.js";
 
 export const title = "Overview";
 
@@ -71,7 +71,7 @@ async function narrow() {
     ])),
     part("Providers", call("GET /api/v1/providers"), (view) => table("Providers", PROVIDER, view.providers, "No provider is served.")),
     part("Limits", call("GET /api/v1/quota"), (view) => table("What may still be used", [
-      ["Of", (of) => `${of.scope} ${of.id}`],
+      ["Of", (of) => [`${of.scope} `, id(of.id)]],
       ["What", (of) => of.measure.replace("_usd", "").replaceAll("_", " ")],
       ["Used", (of) => amount(of, of.used), true],
       ["Limit", (of) => (of.limit === null ? "none" : amount(of, of.limit)), true],
