@@ -539,7 +539,7 @@ async def run_api(settings: Settings, redis_url: str, pepper: bytes) -> None:
                 host=settings.admin_host,
                 port=settings.admin_port,
                 lifespan="off",
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=2,
                 **_every_listener(settings),
             )
         )

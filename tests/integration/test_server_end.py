@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,7 +15,7 @@ import uvloop
 from starlette.types import Receive, Scope, Send
 
 from api import server as server_module
-from api.http_protocol import bounded_protocol
+from api.http_protocol import BoundedHttpToolsProtocol, bounded_protocol
 from api.main import AdminServer
 from shared.settings import ApiSettings
 from tests.fakes.eventually import eventually
@@ -38,12 +39,19 @@ class Server(AdminServer):
 
     def __init__(self, *, drain_seconds: float = 10.0) -> None:
         settings = ApiSettings(drain_seconds=drain_seconds)
+        self.told = asyncio.Event()
+        """Its connections were asked to end."""
+
+        def shutdown(protocol: BoundedHttpToolsProtocol) -> None:
+            BoundedHttpToolsProtocol.shutdown(protocol)
+            self.told.set()
+
         super().__init__(
             uvicorn.Config(
                 app,
                 host="127.0.0.1",
                 port=0,
-                http=bounded_protocol(settings, head_seconds=60.0),
+                http=bounded_protocol(settings, head_seconds=60.0, shutdown=shutdown),
                 ws="none",
                 lifespan="off",
                 log_config=None,
@@ -51,6 +59,7 @@ class Server(AdminServer):
                 timeout_graceful_shutdown=int(drain_seconds),
             )
         )
+        self._callers: list[socket.socket] = []
         self.began = asyncio.Event()
         self.ending = asyncio.Event()
         self.meanwhile: Callable[[], None] = lambda: None
@@ -67,7 +76,12 @@ class Server(AdminServer):
         await super().shutdown(sockets)
 
     def connect(self) -> socket.socket:
-        return socket.create_connection(self.address, timeout=10)
+        self._callers.append(socket.create_connection(self.address, timeout=10))
+        return self._callers[-1]
+
+    def hang_up(self) -> None:
+        for caller in self._callers:
+            caller.close()
 
     async def end(self) -> None:
         self.should_exit = True
@@ -90,9 +104,12 @@ def run(
             one = server()
             serving = asyncio.create_task(one.serve())
             await one.began.wait()
-            await scenario(one)
-            one.should_exit = True
-            await serving
+            try:
+                await scenario(one)
+            finally:
+                one.hang_up()
+                one.should_exit = True
+                await serving
 
     with asyncio.Runner(loop_factory=new_loop) as runner:
         runner.run(main())
@@ -186,17 +203,59 @@ def test_callers_that_never_cease_are_answered_or_refused(new_loop: NewLoop) -> 
     run(new_loop, scenario)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="what filters a listener's packets is Linux's own")
+@LOOPS
+def test_a_handshake_that_begins_while_the_listener_closes_is_refused_before_anything_is_sent(
+    new_loop: NewLoop,
+) -> None:
+    async def scenario(server: Server) -> None:
+        with socket.socket() as late:
+            late.setblocking(False)
+            await server.end()
+            assert server.servers[0].is_serving(), "it waits for handshakes that have begun"
+
+            with pytest.raises(ConnectionRefusedError):
+                await asyncio.get_running_loop().sock_connect(late, server.address)
+
+    run(new_loop, scenario)
+
+
 @LOOPS
 def test_a_connection_that_has_not_asked_yet_may_still_do_so(new_loop: NewLoop) -> None:
     async def scenario(server: Server) -> None:
         early, late = server.connect(), server.connect()
-        await until_connected(server, 2)
         early.sendall(REQUEST[:20])
+        await until_connected(server, 2)
         await server.end()
+        await server.told.wait()
         late.sendall(REQUEST)
         early.sendall(REQUEST[20:])
 
         for caller in (early, late):
+            assert (await heard(caller)).startswith(OK)
+
+    run(new_loop, scenario)
+
+
+@LOOPS
+@pytest.mark.usefixtures("kernel_without_filters")
+def test_a_kept_connection_whose_next_request_is_here_is_not_idle(new_loop: NewLoop) -> None:
+    async def scenario(server: Server) -> None:
+        whole, half = callers = server.connect(), server.connect()
+        for caller in callers:
+            caller.sendall(REQUEST)
+            await asyncio.to_thread(answer_of, caller)
+
+        def ask_again() -> None:
+            whole.sendall(REQUEST)
+            half.sendall(REQUEST[:20])
+
+        server.meanwhile = ask_again
+        await server.end()
+        await server.told.wait()
+        half.sendall(REQUEST[20:])
+
+        for caller in callers:
             assert (await heard(caller)).startswith(OK)
 
     run(new_loop, scenario)
@@ -209,7 +268,7 @@ def test_a_connection_that_says_nothing_holds_up_the_end_for_no_longer_than_a_mo
     class Brief(Server):
         def __init__(self) -> None:
             super().__init__(drain_seconds=0.2)
-            self.config.timeout_graceful_shutdown = None
+            self.config.timeout_graceful_shutdown = 20
 
     async def scenario(server: Server) -> None:
         silent, idle = server.connect(), server.connect()
