@@ -54,7 +54,7 @@ def started(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     monkeypatch.setattr(faultpoints, "_armed", {})
     monkeypatch.setattr(api.main, "run_api", run_api)
     monkeypatch.setattr(scheduler.main, "run_scheduler", run_scheduler)
-    monkeypatch.setattr(main, "configure_logging", lambda _: None)
+    monkeypatch.setattr(main, "configure_logging", lambda *_, **__: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
     return names

@@ -26,7 +26,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(workers.main, "run_worker", run_worker)
-    monkeypatch.setattr(main, "configure_logging", lambda _: None)
+    monkeypatch.setattr(main, "configure_logging", lambda *_, **__: None)
     monkeypatch.setattr(gc, "freeze", lambda: None)
     monkeypatch.setattr(gc, "set_threshold", lambda *_: None)
     for profile in BUILT_IN.values():
