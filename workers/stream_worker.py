@@ -145,7 +145,11 @@ class StreamWorker(arq.Worker):
 
     async def close(self) -> None:
         """arq's own would stop at the first task that ends in its cancellation, such as the reader."""
-        await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+        while self.tasks:
+            await asyncio.gather(*self.tasks.values(), return_exceptions=True)
+            # Each leaves by a callback of its own. Where all have ended, gather of Python 3.12 and later
+            # returns before those have run.
+            await asyncio.sleep(0)
         await self._release(self._unbegun)
         try:
             await super().close()

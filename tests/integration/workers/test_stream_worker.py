@@ -206,6 +206,28 @@ async def test_a_second_signal_hands_everything_back_at_once(queue: Queue, redis
     assert len(await queue.consumer("other").reclaim(10)) == 6
 
 
+async def test_a_job_cancelled_in_the_tick_before_the_end_is_handed_back_too(
+    queue: Queue, redis_url: str
+) -> None:
+    async with (
+        serving(sends(answer())) as provider,
+        a_worker(queue, provider.base_url, settings=QUICK) as worker,
+        starting(worker, redis_url) as start,
+    ):
+        running = start("stopping")
+        running.second_signal()
+        await running.main
+        await queue.enqueue(a_job())
+        (delivery,) = await queue.read(running.consumer)
+
+        running.worker._start(delivery)
+        running.second_signal()
+        await asyncio.sleep(0)  # the task has ended, what follows from that has not run
+        await running.worker.close()
+
+        assert len(await queue.consumer("other").reclaim(10)) == 1
+
+
 async def test_a_first_signal_lets_running_jobs_end_and_takes_no_more(queue: Queue, redis_url: str) -> None:
     go_on = asyncio.Event()
 
