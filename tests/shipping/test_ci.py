@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from tests.fakes import server_binaries
 from tests.shipping.published_schemas import assert_fits
 
 ROOT: Final = Path(__file__).parents[2]
@@ -83,7 +83,10 @@ def test_a_server_out_of_an_image_runs_with_the_libraries_it_came_with(tmp_path:
     docker.parent.mkdir()
     docker.write_text('#!/bin/sh\nshift 5\nexec sh "$@"\n')
     docker.chmod(0o755)
-    (docker.parent / "redis-server").symlink_to(server_binaries.redis_server())
+    # Any program with libraries will do: the server of these tests may itself be such a script.
+    program = shutil.which("tar")
+    assert program is not None
+    (docker.parent / "redis-server").symlink_to(program)
     done = subprocess.run(
         [ROOT / ".ci" / "redis-server.sh", "redis:8.6", tmp_path / "server"],
         env={"PATH": f"{docker.parent}:/usr/bin:/bin"},
@@ -93,9 +96,12 @@ def test_a_server_out_of_an_image_runs_with_the_libraries_it_came_with(tmp_path:
     )
     assert done.returncode == 0, done.stderr
 
-    said = subprocess.run([done.stdout.strip(), "--version"], capture_output=True, text=True, check=True)
+    here, there = (
+        subprocess.run([command, "--version"], capture_output=True, text=True, check=True)
+        for command in (program, done.stdout.strip())
+    )
 
-    assert said.stdout.startswith(("Redis server v=", "Valkey server v="))
+    assert there.stdout == here.stdout != ""
 
 
 def test_hooks_call_the_tools_that_check_calls() -> None:
