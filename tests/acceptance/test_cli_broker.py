@@ -8,11 +8,13 @@ import re
 import shlex
 import signal
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.fakes import fork_server
 from tests.fakes.eventually import eventually
 from tests.fakes.server_process import free_port
 from tests.fakes.stack import Stack
@@ -34,41 +36,31 @@ def line(custom_id: str, **cue: Any) -> bytes:
     return json.dumps(request).encode() + b"\n"
 
 
+@dataclass(frozen=True, slots=True)
 class Command:
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.code, self.out, self.err = -1, "", ""
+    """One that ended."""
 
-    async def ended(self) -> Command:
-        out, err = await self.process.communicate()
-        assert self.process.returncode is not None
-        self.code, self.out, self.err = self.process.returncode, out.decode(), err.decode()
-        return self
+    code: int
+    out: str
+    err: str
 
     def answer(self) -> Any:
         return json.loads(self.out)
 
 
-async def begin(stack: Stack, folder: Path, *words: str, **environment: str) -> Command:
-    return Command(
-        await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "cli", *words,
-            cwd=folder,
-            env={
-                **stack.environment(),
-                "HEADRACE_URL": stack.apis[0].url if stack.apis else "",
-                "HEADRACE_API_KEY": stack.api_key,
-                **environment,
-            },
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-        )
-    )  # fmt: skip
+def environment_of(stack: Stack) -> dict[str, str]:
+    return {
+        **stack.environment(),
+        "HEADRACE_URL": stack.apis[0].url if stack.apis else "",
+        "HEADRACE_API_KEY": stack.api_key,
+    }
 
 
 async def run(stack: Stack, folder: Path, *words: str, **environment: str) -> Command:
-    return await (await begin(stack, folder, *words, **environment)).ended()
+    done = await asyncio.to_thread(
+        fork_server.run, *words, environment={**environment_of(stack), **environment}, folder=folder
+    )
+    return Command(done.returncode, done.stdout, done.stderr)
 
 
 def body_in(folder: Path, body: dict[str, Any]) -> str:
@@ -186,12 +178,13 @@ async def test_waiting_goes_on_over_a_broker_that_restarts(fresh_stack: FreshSta
     slow = line("slow", before_headers_ms=3_000)
     (tmp_path / "in.jsonl").write_bytes(slow)
 
-    waiting = await begin(stack, tmp_path, "batch", "submit", "in.jsonl", "--wait", "--json")
-    await eventually(lambda: any(call.cue for call in stack.calls()), "a call")
-    api = stack.apis[0]
-    await stack.kill9(api)
-    await stack.start_api(port=api.port)
-    done = await waiting.ended()
+    async with asyncio.TaskGroup() as group:
+        waiting = group.create_task(run(stack, tmp_path, "batch", "submit", "in.jsonl", "--wait", "--json"))
+        await eventually(lambda: any(call.cue for call in stack.calls()), "a call")
+        api = stack.apis[0]
+        await stack.kill9(api)
+        await stack.start_api(port=api.port)
+    done = waiting.result()
 
     assert done.code == 0, done.err
     assert done.answer()["status"] == "completed"
@@ -204,20 +197,27 @@ async def test_an_interrupted_wait_leaves_the_batch_and_says_how_to_come_back(
 ) -> None:
     (tmp_path / "in.jsonl").write_bytes(line("left-alone", before_headers_ms=60_000))
 
-    waiting = await begin(stack, tmp_path, "batch", "submit", "in.jsonl", "--wait")
-    assert waiting.process.stdout is not None
-    batch_id = (await waiting.process.stdout.readline()).decode().strip()
-    assert waiting.process.stderr is not None
-    while b"of " not in (told := await waiting.process.stderr.readline()) or b"uploading" in told:
+    waiting = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "cli", "batch", "submit", "in.jsonl", "--wait"),
+        cwd=tmp_path,
+        env=environment_of(stack),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    assert waiting.stdout is not None
+    batch_id = (await waiting.stdout.readline()).decode().strip()
+    assert waiting.stderr is not None
+    while b"of " not in (told := await waiting.stderr.readline()) or b"uploading" in told:
         assert told
-    waiting.process.send_signal(signal.SIGINT)
-    left = await waiting.ended()
+    waiting.send_signal(signal.SIGINT)
+    _, said = await waiting.communicate()
     early = await run(stack, tmp_path, "batch", "results", batch_id)
     cancelled = await run(stack, tmp_path, "batch", "cancel", batch_id)
     after = await run(stack, tmp_path, "batch", "wait", batch_id)
 
-    assert left.code == 130
-    assert f"headrace batch wait {batch_id}" in left.err
+    assert waiting.returncode == 130
+    assert f"headrace batch wait {batch_id}" in said.decode()
     assert (early.code, "has not ended" in early.err) == (1, True)
     assert (cancelled.code, cancelled.out.startswith(f"{batch_id}: cancel")) == (0, True)
     assert after.code == 1

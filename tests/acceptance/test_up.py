@@ -23,21 +23,29 @@ import redis
 import cli.up
 from shared.crypto import public_half
 from shared.settings import load_settings
+from tests.fakes import fork_server
+from tests.fakes.server_binaries import redis_server
 
 ROOT = Path(__file__).parents[2]
 _KEY = re.compile(r"API key: (\S+)")
+
+
+def newcomers_environment() -> dict[str, str]:
+    """Nothing configured, and on PATH the redis-server that the tests are run on."""
+    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY", "_TOKEN"))}
+    path = os.pathsep.join([str(redis_server().parent), os.environ.get("PATH", os.defpath)])
+    return {**inherited, "PATH": path, "PYTHONPATH": str(ROOT)}
 
 
 class Up:
     """`headrace up` in a folder of its own, with nothing configured."""
 
     def __init__(self, folder: Path, port: int, **environment: str) -> None:
-        inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY", "_TOKEN"))}
         self.url = f"http://127.0.0.1:{port}"
         self.process = subprocess.Popen(
             [sys.executable, "-m", "cli", "up"],
             cwd=folder,
-            env={**inherited, "PYTHONPATH": str(ROOT), "PORT": str(port), **environment},
+            env={**newcomers_environment(), "PORT": str(port), **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -86,15 +94,8 @@ def up(folder: Path, port: int) -> Iterator[Up]:
 
 
 def headrace(*words: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    inherited = {k: v for k, v in os.environ.items() if not k.endswith(("_URL", "_API_KEY", "_TOKEN"))}
-    return subprocess.run(
-        [sys.executable, "-m", "cli", *words],
-        cwd=folder,
-        env={**inherited, "PYTHONPATH": str(ROOT), **environment},
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=False,
+    return fork_server.run(
+        *words, environment={**newcomers_environment(), **environment}, folder=folder, timeout=30
     )
 
 
@@ -320,15 +321,7 @@ def test_a_port_in_use_is_said_in_one_line(tmp_path: Path) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        done = subprocess.run(
-            [sys.executable, "-m", "cli", "up"],
-            cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": str(ROOT), "PORT": str(taken.getsockname()[1])},
-            capture_output=True,
-            text=True,
-            timeout=30,
-            check=False,
-        )
+        done = headrace("up", folder=tmp_path, PORT=str(taken.getsockname()[1]))
 
     assert done.returncode == os.EX_UNAVAILABLE
     assert len(done.stderr.strip().splitlines()) == 1

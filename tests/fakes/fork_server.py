@@ -1,8 +1,9 @@
 """Processes of the broker that start with their imports done: forks of one that only imported them.
 
 Importing is most of what a start costs, and the tests start hundreds. There is one fork server for each
-kind of process, so that each holds what its command imports and nothing else. From `cli.main.main()`
-on a fork is what `headrace <kind>` is: its own session, environment, folder, log and exit.
+kind of process, so that each holds what its command imports and nothing else; one more is for all other
+commands. From `cli.main.main()` on a fork is what `headrace <words>` is: its own session, environment,
+folder, log and exit.
 
     tests ── folder, environment, log ──> fork server ── fork ──> headrace api
       <────────────── pid ────────────────────┘  <───── exit code ──────┘
@@ -24,14 +25,17 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import IO, Any, Final
 
 ROOT: Final = Path(__file__).parents[2]
 IMPORTS: Final = {"api": "api.main", "worker": "workers.main", "scheduler": "scheduler.main"}
+COMMAND: Final = "command"
+"""The fork server of whatever imports no more than `cli.main`."""
 SUPPORTED: Final = sys.platform == "linux"
 _LONGEST: Final = 100_000
 
@@ -100,14 +104,24 @@ class ForkServer:
             )
         atexit.register(self._close)
 
-    def fork(self, environment: Mapping[str, str], folder: Path, output: IO[bytes]) -> Fork:
-        """One that runs; `output` is closed by the caller."""
-        request = json.dumps({"environment": dict(environment), "folder": str(folder)}).encode()
+    def fork(
+        self,
+        words: Sequence[str],
+        environment: Mapping[str, str],
+        folder: Path,
+        output: IO[bytes],
+        errors: IO[bytes] | None = None,
+    ) -> Fork:
+        """One that runs; `output` and `errors`, which else go there too, are closed by the caller."""
+        fields = {"words": list(words), "environment": dict(environment), "folder": str(folder)}
+        request = json.dumps(fields).encode()
         assert len(request) < _LONGEST
         ending, theirs = os.pipe()
         try:
             with self._one_at_a_time:
-                socket.send_fds(self._channel, [request], [output.fileno(), theirs])
+                socket.send_fds(
+                    self._channel, [request], [output.fileno(), (errors or output).fileno(), theirs]
+                )
                 pid = self._channel.recv(16)
         except BaseException:
             os.close(ending)
@@ -132,23 +146,55 @@ def of(kind: str) -> ForkServer:
     return ForkServer(kind)
 
 
+def run(
+    *words: str, environment: Mapping[str, str], folder: Path, timeout: float = 60
+) -> subprocess.CompletedProcess[str]:
+    """`headrace <words>` to its end, as subprocess.run does it with captured output."""
+    if not SUPPORTED:
+        return subprocess.run(
+            [sys.executable, "-m", "cli", *words],
+            env=environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+    server = of(words[0] if words[0] in IMPORTS else COMMAND)
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        fork = server.fork(words, environment, folder, output, errors)
+        try:
+            code = fork.wait(timeout)
+        except subprocess.TimeoutExpired:
+            fork.kill()
+            fork.wait()
+            raise
+        said = []
+        for file in (output, errors):
+            file.seek(0)
+            said.append(file.read().decode())
+    return subprocess.CompletedProcess(["headrace", *words], code, *said)
+
+
 def main() -> None:
     """Forks until the tests end. In a fork it returns from `_serve`, and runs what the fork is for."""
     kind, channel = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     # What imports made is shared by all forks as long as no collection touches it.
     gc.disable()
     door = importlib.import_module("cli.main")
-    importlib.import_module(IMPORTS[kind])
+    if kind in IMPORTS:
+        importlib.import_module(IMPORTS[kind])
     gc.freeze()
-    if not _serve(channel):
+    words = _serve(channel)
+    if words is None:
         return
     gc.enable()
-    sys.argv = ["headrace", kind]
+    sys.argv = ["headrace", *words]
     door.main()
 
 
-def _serve(channel: socket.socket) -> bool:
-    """True in a fork, False at the end of the server."""
+def _serve(channel: socket.socket) -> list[str] | None:
+    """In a fork the words of its command, None at the end of the server."""
     woken, waker = os.pipe()
     for end in (woken, waker):
         os.set_blocking(end, False)
@@ -164,11 +210,11 @@ def _serve(channel: socket.socket) -> bool:
             _tell_ended(endings)
         if asked not in ready:
             continue
-        request, (*handed,), _, _ = socket.recv_fds(channel, _LONGEST, 2)
+        request, (*handed,), _, _ = socket.recv_fds(channel, _LONGEST, 3)
         if not request:
             listens = False
             continue
-        output, ending = handed
+        output, errors, ending = handed
         pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
@@ -176,12 +222,14 @@ def _serve(channel: socket.socket) -> bool:
             channel.close()
             for inherited in (woken, waker, ending, *endings.values()):
                 os.close(inherited)
-            _settle(json.loads(request), output)
-            return True
+            fields = json.loads(request)
+            _settle(fields, output, errors)
+            return list(fields["words"])
         os.close(output)
+        os.close(errors)
         endings[pid] = ending
         channel.send(b"%d" % pid)
-    return False
+    return None
 
 
 def _noticed(*_: object) -> None:
@@ -202,7 +250,7 @@ def _tell_ended(endings: dict[int, int]) -> None:
             os.close(ending)
 
 
-def _settle(request: dict[str, Any], output: int) -> None:
+def _settle(request: dict[str, Any], output: int, errors: int) -> None:
     """As Popen leaves a process: its own session, folder, environment and standard streams."""
     os.setsid()
     os.chdir(request["folder"])
@@ -211,9 +259,9 @@ def _settle(request: dict[str, Any], output: int) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.dup2(output, 1)
-    os.dup2(output, 2)
-    os.close(nothing)
-    os.close(output)
+    os.dup2(errors, 2)
+    for handed in (nothing, output, errors):
+        os.close(handed)
 
 
 if __name__ == "__main__":

@@ -462,7 +462,7 @@ class Stack:
             popen: Running
             # Of the code on another path nothing is imported yet.
             if self._forks and environment["PYTHONPATH"] == str(_ROOT):
-                popen = fork_server.of(kind).fork(environment, self.folder, output)
+                popen = fork_server.of(kind).fork([kind], environment, self.folder, output)
             else:
                 popen = _popen(_command(kind), environment, self.folder, output)
         self._watcher.guard(popen.pid)

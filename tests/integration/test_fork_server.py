@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not fork_server.SUPPORTED, reason="forks are for
 def started(kind: str, folder: Path, environment: Mapping[str, str]) -> tuple[Fork, Path]:
     log = folder / "fork.log"
     with log.open("wb") as output:
-        return fork_server.of(kind).fork(environment, folder, output), log
+        return fork_server.of(kind).fork([kind], environment, folder, output), log
 
 
 def output_of(pid: int) -> set[Path]:
@@ -48,6 +48,31 @@ def test_a_fork_that_cannot_start_says_and_exits_as_its_command_does(kind: str, 
 
     assert command.returncode != 0
     assert (code, log.read_text(encoding="utf-8")) == (command.returncode, command.stdout)
+
+
+@pytest.mark.parametrize("words", [("config", "show"), ("keys", "list"), ("jobs", "list")])
+def test_a_command_says_and_exits_as_in_an_interpreter_of_its_own(
+    words: tuple[str, ...], tmp_path: Path
+) -> None:
+    environment = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(fork_server.ROOT),
+        "DATABASE_URL": "sqlite:////nowhere/at/all.db",
+    }
+    command = subprocess.run(
+        [sys.executable, "-m", "cli", *words],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    forked = fork_server.run(*words, environment=environment, folder=tmp_path)
+
+    assert command.stdout or command.stderr
+    assert (forked.returncode, forked.stdout) == (command.returncode, command.stdout)
+    assert forked.stderr == command.stderr
 
 
 async def test_a_fork_is_in_a_session_and_folder_of_its_own(sqlite_template: Path) -> None:

@@ -28,6 +28,7 @@ from shared.ids import AccountId, ApiKeyId, RequestId, new_job_id
 from shared.queue.links import open_link
 from shared.queue.producer import Producer
 from shared.settings import QueueSettings
+from tests.fakes import fork_server
 from tests.fakes.eventually import eventually
 from tests.fakes.redis_cluster import RedisCluster
 from tests.fakes.redis_sentinel import RedisSentinel
@@ -456,9 +457,7 @@ def test_it_is_a_table_with_exit_codes_and_no_secret(environment: SetEnv, locked
 
 
 def run(*words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    command = [sys.executable, "-m", "cli", *words]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=60)
+    return fork_server.run(*words, environment={**os.environ, **variables}, folder=Path.cwd())
 
 
 def doctor(*, preexec_fn: Callable[[], None] | None = None) -> dict[str, Any]:
@@ -475,14 +474,10 @@ def doctor(*, preexec_fn: Callable[[], None] | None = None) -> dict[str, Any]:
 
 
 async def on(stack: Stack, *words: str) -> dict[str, Any]:
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "cli", "doctor", "--json", *words),
-        env=stack.environment(),
-        cwd=stack.folder,
-        stdout=asyncio.subprocess.PIPE,
+    done = await asyncio.to_thread(
+        fork_server.run, "doctor", "--json", *words, environment=stack.environment(), folder=stack.folder
     )
-    out, _ = await process.communicate()
-    return {**json.loads(out), "exit_code": process.returncode}
+    return {**json.loads(done.stdout), "exit_code": done.returncode}
 
 
 async def change(url: str, statement: str) -> None:
