@@ -12,7 +12,8 @@ from typing import Final
 import pytest
 
 ROOT: Final = Path(__file__).parents[2]
-_GENERATED: Final = shutil.ignore_patterns("node_modules", "__pycache__")
+_LEFT_OUT: Final = shutil.ignore_patterns("node_modules", "*.pyc.*")
+"""Compiled files come along, which saves compiling all of it, but none that is just being written."""
 ACME: Final = """
 from shared.providers.dialects import languages
 from shared.providers.profile import CHAT_MODEL, Bearer, Capability, ProviderProfile
@@ -36,7 +37,7 @@ PROFILE = ProviderProfile(
 def tree(tmp_path: Path) -> Path:
     """A copy of the sources with a provider more in it, whose golden folder is not there yet."""
     for package in ("shared", "workers", "api", "scheduler", "cli", "tests"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=_GENERATED)
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=_LEFT_OUT)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     providers = tmp_path / "shared" / "providers"
     (providers / "acme.py").write_text(ACME)

@@ -33,7 +33,7 @@ capabilities = ["completion", "embeddings", "rerank"]
 """
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
     """The one named in the environment, else one of our own."""
     found = BrokerUnderTest.from_environment()
@@ -44,7 +44,8 @@ def broker(request: pytest.FixtureRequest) -> BrokerUnderTest:
     return found
 
 
-@pytest.fixture(scope="session")
+# It ends with these tests: for the rest of the run its loops would take a tenth of a core.
+@pytest.fixture(scope="package")
 def own_broker(sqlite_template: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[BrokerUnderTest]:
     echo, library = EchoProvider(), LibraryProvider()
     providers_file = tmp_path_factory.mktemp("contract") / "providers.toml"
