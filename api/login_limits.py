@@ -32,16 +32,21 @@ class LoginLimits:
     _here: OrderedDict[str, deque[float]] = field(default_factory=OrderedDict)
     """What this process counted by itself, while Redis was away."""
 
-    async def require(self, address: str) -> None:
-        """Raises TooManyRequests; Overloaded where nobody can count and the settings refuse then."""
-        await self._count(f"address {address}")
+    async def require(self, address: str, *, apart: bool = False) -> None:
+        """`apart`: on the operators' port, so that nobody who cannot reach it can lock them out.
 
-    async def require_user(self, email: str) -> None:
+        Raises TooManyRequests; Overloaded where nobody can count and the settings refuse then.
+        """
+        await self._count(f"address {address}", apart=apart)
+
+    async def require_user(self, email: str, *, apart: bool = False) -> None:
         """The same for a user tried from many addresses. Of the email a digest is all that is kept."""
         digest = hashlib.sha256(email.strip().lower().encode("utf-8", "replace")).hexdigest()[:32]
-        await self._count(f"login {digest}")
+        await self._count(f"login {digest}", apart=apart)
 
-    async def _count(self, who: str) -> None:
+    async def _count(self, who: str, *, apart: bool) -> None:
+        if apart:
+            who = f"operators' {who}"
         rate = Rate.of(self.settings.auth)
         window_ms = rate.window_seconds * 1000
         rule = Rule(Scope.ADDRESS, "auth", f"r{window_ms}", rate.requests, window_ms)

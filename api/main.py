@@ -282,7 +282,7 @@ def create_admin_app(settings: Settings, app: FastAPI) -> ASGIApp:
     _include_admin_routes(admin)
     if settings.dashboard_enabled:
         admin.include_router(dashboard.router)
-        admin.include_router(auth.of_sessions)
+        admin.include_router(auth.of_sessions, dependencies=[Depends(auth.count_apart)])
     error_views.install(admin)
     return Edge(admin, settings=settings.api, log_requests=settings.log.requests, pages=dashboard.PREFIX)
 
@@ -333,8 +333,8 @@ def _include_routes(app: FastAPI, settings: Settings) -> None:
         closed = [Depends(require_admin)] if settings.environment == "production" else []
         app.include_router(health.details, dependencies=closed)
         _include_admin_routes(app)
-        if settings.dashboard_enabled:
-            app.include_router(dashboard.router)
+    if settings.dashboard_enabled:
+        app.include_router(dashboard.router)
 
 
 def _include_admin_routes(app: FastAPI) -> None:

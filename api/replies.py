@@ -32,7 +32,7 @@ from shared.errors import (
     BrokerError,
     DeadlineExceeded,
     JobLost,
-    Overloaded,
+    ServerDraining,
 )
 from shared.ids import JobId
 from shared.queue.failures import failure_of
@@ -300,8 +300,7 @@ class Replies:
                 reply.heard_at = 0.0
 
     def _end_all(self) -> None:
-        error = Overloaded("This server is shutting down: reconnect to go on.", retry_after_seconds=1)
-        error.code = "server_draining"
+        error = ServerDraining("This server is shutting down: reconnect to go on.", retry_after_seconds=1)
         for readers in self._waiting.values():
             for reply in readers:
                 reply.fail(error)

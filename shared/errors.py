@@ -240,6 +240,10 @@ class Overloaded(BrokerError):
     retryable = True
 
 
+class ServerDraining(Overloaded):
+    code = "server_draining"
+
+
 class QueueFull(Overloaded):
     code = "queue_full"
 

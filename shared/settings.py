@@ -537,7 +537,7 @@ class Settings(BaseSettings):
     )
     """Whether /metrics is served."""
     dashboard_enabled: bool = True
-    """Whether /dashboard/ is served: with an admin port by that one alone."""
+    """Whether /dashboard/ is served, on the admin port too where there is one."""
 
     openai_api_key: SecretStr | None = Field(default=None, validation_alias="OPENAI_API_KEY")
     openai_base_url: str | None = Field(default=None, validation_alias="OPENAI_BASE_URL")

@@ -72,7 +72,7 @@ async def register(request: Request) -> RegisteredView:
     if not via.settings.accounts.registration:
         raise NotAuthorized("Registration is closed: ask an operator for an account.")
     client = _client(request, via)
-    await via.login_limits.require(client.address or "")
+    await via.login_limits.require(client.address or "", apart=_is_apart(request))
     document = await _document(request, via)
     check(_REGISTRATION, document)
     async with within_reach("Accounts"):
@@ -90,10 +90,10 @@ async def login(request: Request) -> SessionView:
     """A wrong password and an unknown user are answered alike."""
     via, sessions = _sessions_of(request)
     client = _client(request, via)
-    await via.login_limits.require(client.address or "")
+    await via.login_limits.require(client.address or "", apart=_is_apart(request))
     document = await _document(request, via)
     check(_LOGIN, document)
-    await via.login_limits.require_user(document["email"])
+    await via.login_limits.require_user(document["email"], apart=_is_apart(request))
     async with within_reach("Accounts"):
         session = await sessions.login(
             document["email"], document["password"], client, account=document.get("account")
@@ -112,7 +112,7 @@ async def refresh(request: Request) -> SessionView:
     """
     via, sessions = _sessions_of(request)
     client = _client(request, via)
-    await via.login_limits.require(client.address or "")
+    await via.login_limits.require(client.address or "", apart=_is_apart(request))
     document = await _document(request, via, optional=True)
     check(_REFRESH, document)
     token = document.get("refreshToken") or token_of(request.scope)
@@ -158,10 +158,10 @@ async def change_password(request: Request) -> SessionView:
     via, sessions = _sessions_of(request)
     claims = await _session_claims(request, via)
     client = _client(request, via)
-    await via.login_limits.require(client.address or "")
+    await via.login_limits.require(client.address or "", apart=_is_apart(request))
     document = await _document(request, via)
     check(_PASSWORD, document)
-    await via.login_limits.require_user(claims.user)
+    await via.login_limits.require_user(claims.user, apart=_is_apart(request))
     async with within_reach("Accounts"):
         session = await sessions.change_password(
             claims, document["password"], document["newPassword"], client
@@ -222,6 +222,15 @@ async def _end(claims: Claims, via: Broker, sessions: Sessions, *, everywhere: b
 
 async def _end_session(session: str, user: UserId, via: Broker, sessions: Sessions) -> None:
     await session_end.end(via.link, session, user, life=sessions.life, settings=via.settings.auth)
+
+
+def count_apart(request: Request) -> None:
+    """Attempts on another port than the public one: who is tried there locks nobody out here."""
+    request.scope["state"]["logins_counted_apart"] = True
+
+
+def _is_apart(request: Request) -> bool:
+    return "logins_counted_apart" in request.scope["state"]
 
 
 def _client(request: Request, via: Broker) -> Client:

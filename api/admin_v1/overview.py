@@ -76,13 +76,13 @@ class ThisProcess(BaseModel):
 
 
 class Overview(BaseModel):
-    """While Redis is away, `settling` and `scheduler` are null, and lanes and dead letters empty."""
+    """While Redis is away nothing that was read of it is told again: nulls, and no providers."""
 
     at: datetime
     redis: str
     database: str
     scheduler: bool | None
-    redis_used_bytes: int
+    redis_used_bytes: int | None
     redis_max_bytes: int | None
     providers: list[ProviderOverview]
     settling: Settling | None
@@ -103,21 +103,23 @@ async def overview(request: Request, _: Operator) -> Overview:
         dead = await via.dead_letters.count()
         settled = {one.name: one.value for one in await settling.measure(via.link, shards=shards)}
     except (RedisError, OSError):
-        redis = "unavailable"
-    served = set(via.providers())
-    busy = {lane.provider for lane in lanes if lane.queued or lane.in_flight}
-    busy |= {name for name, letters in dead.items() if letters}
+        redis, lanes, dead, settled = "unavailable", [], {}, {}
+    is_known = redis == "connected"
+    shown = {lane.provider for lane in lanes if lane.queued or lane.in_flight}
+    shown |= {name for name, letters in dead.items() if letters}
+    if is_known:
+        shown |= set(via.providers())
     return Overview(
         at=SystemClock().now(),
         redis=redis,
         database=await database,
         scheduler=bool(settled["gateway_scheduler_up"]) if settled else None,
-        redis_used_bytes=via.memory.used_bytes,
-        redis_max_bytes=via.memory.max_bytes or None,
+        redis_used_bytes=via.memory.used_bytes if is_known else None,
+        redis_max_bytes=via.memory.max_bytes or None if is_known else None,
         providers=[
             _provider(via, name, [lane for lane in lanes if lane.provider == name], dead.get(name, 0))
             for name in via.registry.profiles
-            if name in served | busy
+            if name in shown
         ],
         settling=_settling(settled) if settled else None,
         process=ThisProcess(

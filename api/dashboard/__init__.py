@@ -5,5 +5,5 @@ they show comes from the API, by the permissions of that credential.
 
     browser: static/*  ──  static/api.js: call() ──> /api/v1/...   the key in a header, never in a cookie
 
-With HEADRACE_ADMIN_PORT they are on that port alone, as operators' routes are.
+With HEADRACE_ADMIN_PORT they are on that port too, where operators' routes are.
 """

@@ -13,6 +13,7 @@ to it; the server closes the connection instead.
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from time import perf_counter
@@ -28,7 +29,14 @@ from api.middleware.cors import Cors
 from api.middleware.exchange_span import begin_exchange, end_exchange
 from api.middleware.protective import page_headers, protective_headers
 from api.request_body import too_large
-from shared.errors import BadRequest, BrokerError, MethodNotAllowed, NotFound, UnsupportedContent
+from shared.errors import (
+    BadRequest,
+    BrokerError,
+    MethodNotAllowed,
+    NotFound,
+    ServerDraining,
+    UnsupportedContent,
+)
 from shared.ids import RequestId, accept_request_id
 from shared.observability import tracing
 from shared.observability.logging import log_fast
@@ -107,8 +115,8 @@ class Edge:
             else:
                 await answer.send({"type": "http.response.start", "status": 204, "headers": preflight})
                 await answer.send({"type": "http.response.body", "body": b""})
-        except BrokerError as error:
-            await self._answer(answer, scope, error)
+        except (BrokerError, asyncio.CancelledError) as error:
+            await self._answer(answer, scope, error if isinstance(error, BrokerError) else _out_of_time())
         except ClientDisconnect:
             answer.status = answer.status or CLIENT_GONE
         except Exception as exc:
@@ -184,6 +192,11 @@ class _Answer:
                 (b"request-id", self._request_id),
             ]
         return self._send(message)
+
+
+def _out_of_time() -> BrokerError:
+    """Of a request that the server cancelled, whose time to drain was over."""
+    return ServerDraining("This server is shutting down: send the request again.", retry_after_seconds=1)
 
 
 def route_of(scope: Scope) -> str:

@@ -57,6 +57,8 @@ ADVICE: Final = {
     "too_many_waiting": "The account's own jobs fill its share of the queue. Send fewer at once.",
     "quota_exceeded": "A budget of requests or money is used up until its period ends. Trying again does not help.",
     "overloaded": "The broker cannot take this now. Try again.",
+    "server_draining": "The process that was asked stops before the request is whole, or its stream at an end: send it again, "
+    "or go on with `Last-Event-ID`.",
     "queue_full": "The queue is as long as it may be, or Redis' memory is nearly full. Try again later.",
     "queue_unavailable": "Redis is away. Try again.",
     "storage_unavailable": "Where files are kept cannot be reached. Try again.",
@@ -105,7 +107,6 @@ _TAIL: Final = """
 | code | where |
 | --- | --- |
 | `poison` | a job that stopped every worker that ran it; see [dead letters](../dead-letters.md) |
-| `server_draining` | the last event of a stream whose process stops: go on with `Last-Event-ID` |
 | `stream_interrupted` | the last event of a stream that broke after its first words; it is not run again by itself |
 | `context_length_exceeded` | a 400: the prompt is longer than any model of the plan reads |
 | `insufficient_quota` | `quota_exceeded`, in OpenAI's words |

@@ -163,7 +163,7 @@ def test_its_pages_show_what_went_through(
     assert run.returncode == 0, run.stdout + run.stderr
     passed = re.search(r"^# pass (\d+)$", run.stdout, re.MULTILINE)
     assert passed is not None, run.stdout
-    assert int(passed[1]) >= 20
+    assert int(passed[1]) >= 22
 
 
 async def test_every_file_is_served_with_strict_headers_and_asked_about_each_time(watched: Watched) -> None:
@@ -225,22 +225,27 @@ async def test_it_can_be_switched_off(fresh_stack: FreshStack) -> None:
         assert login.status_code == 404
 
 
-async def test_with_an_admin_port_it_is_there_alone_and_operators_can_sign_in(watched: Watched) -> None:
+async def test_with_an_admin_port_operators_sign_in_there_whoever_tried_too_often_elsewhere(
+    watched: Watched,
+) -> None:
     port = free_port()
-    api = await watched.stack.start_api(HEADRACE_ADMIN_PORT=str(port))
+    api = await watched.stack.start_api(HEADRACE_ADMIN_PORT=str(port), HEADRACE_LIMITS__AUTH="5/1m")
     given = watched.given
     async with client_with(watched.stack, "nothing", api) as public:
-        assert (await public.get("/dashboard/")).status_code == 404
-        assert (await public.get("/dashboard/main.js")).status_code == 404
+        for_members = await public.get("/dashboard/main.js")
+        operators_route = await public.get("/api/v1/admin/overview")
         admin = f"http://127.0.0.1:{port}"
         page = await public.get(f"{admin}/dashboard/")
         who = {"email": given["operator"], "password": given["password"]}
+        wrong = {**who, "password": "not the password of theirs"}
+        tries = [(await public.post("/api/v1/auth/login", json=wrong)).status_code for _ in range(6)]
         login = await public.post(f"{admin}/api/v1/auth/login", json=who)
         allowed = {"authorization": f"Bearer {login.json()['token']}"}
         told = [await public.get(f"{admin}{path}", headers=allowed) for path in asked_by_operators()]
         await watched.stack.sigterm(api)
 
-    assert page.status_code == 200
+    assert tries[-1] == 429
+    assert (for_members.status_code, operators_route.status_code, page.status_code) == (200, 404, 200)
     assert page.headers["content-security-policy"] == POLICY
     assert [answer.status_code for answer in told] == [200] * len(told)
 
@@ -300,14 +305,17 @@ async def test_the_overview_of_operators_tells_what_waits_runs_and_lies_dead(wat
 
 
 async def test_without_redis_the_overview_says_so_and_no_number_is_made_up(fresh_stack: FreshStack) -> None:
-    stack = await fresh_stack(schedulers=0, workers=0, settings=SETTINGS)
-    stack.redis.kill9()
+    stack = await fresh_stack(schedulers=0, settings=SETTINGS)
 
     async with client_with(stack, ADMIN_TOKEN) as client:
+        before = (await client.get("/api/v1/admin/overview")).json()
+        stack.redis.kill9()
         answer = await client.get("/api/v1/admin/overview")
 
     assert answer.status_code == 200, answer.text
     view = answer.json()
     assert (view["redis"], view["database"]) == ("unavailable", "connected")
     assert (view["scheduler"], view["settling"]) == (None, None)
-    assert all(provider["lanes"] == [] for provider in view["providers"])
+    assert before["providers"] != []
+    assert before["redis_used_bytes"] > 0
+    assert (view["providers"], view["redis_used_bytes"], view["redis_max_bytes"]) == ([], None, None)

@@ -34,6 +34,9 @@ export async function call(route, { path = {}, query = {}, body, token, as = "js
     if (await renewed(used)) answer = await send(method, url, body, session().token);
     if (answer.status === 401) end();
   }
+  if (answer.status === 404 && method === "GET" && template.includes("/admin/")) {
+    throw new Refused(404, "Operators' pages are on the admin port of this broker.");
+  }
   if (!answer.ok) throw new Refused(answer.status, await messageOf(answer));
   if (answer.status === 204) return null;
   return as === "blob" ? answer.blob() : answer.json();
@@ -58,6 +61,7 @@ async function messageOf(answer) {
 let renewing = null;
 
 // Whether there is another token than `used` now. A refresh token is good once, so that one call renews for all.
+// Throws Refused where the broker could not say: then the session may still go on.
 async function renewed(used) {
   const kept = session();
   if (!kept) return false;
@@ -65,9 +69,13 @@ async function renewed(used) {
   if (!kept.refreshToken) return false;
   renewing ??= call("POST /api/v1/auth/refresh", { body: { refreshToken: kept.refreshToken }, token: "" })
     .then((next) => {
+      if (session()?.refreshToken !== kept.refreshToken) return false; // signed out meanwhile
       keep({ ...kept, token: next.token, refreshToken: next.refreshToken });
       return true;
-    }, () => false)
+    }, (error) => {
+      if (error.status === 400 || error.status === 401) return false;
+      throw error;
+    })
     .finally(() => { renewing = null; });
   return renewing;
 }
@@ -87,10 +95,13 @@ export async function signInByKey(token) {
   keep({ token, me: await whoIs(token) });
 }
 
+// With a token that is not over yet, or the broker ends nothing.
 export async function signOut() {
-  const { token, refreshToken } = session();
-  keep(null);
-  if (refreshToken) await call("POST /api/v1/auth/logout", { token });
+  try {
+    if (session()?.refreshToken) await call("POST /api/v1/auth/logout");
+  } finally {
+    keep(null);
+  }
 }
 
 // `permissions`: null where the broker does not say. The admin token and keys of few scopes are told nothing of

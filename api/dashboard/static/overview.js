@@ -32,16 +32,17 @@ function whole(view) {
   const dead = view.providers.reduce((total, of) => total + of.dead_letters, 0);
   const busy = lanes.filter((lane) => lane.queued || lane.in_flight);
   const settling = view.settling;
+  const known = (text) => (settling ? text : "unknown");
   return [
     h("p", { class: "as-of" }, `As of ${utc(view.at)} UTC`),
     figures("The broker", [
       ["Redis", view.redis, view.redis !== "connected"],
       ["Database", view.database, view.database !== "connected"],
       ["Scheduler", view.scheduler === null ? "unknown" : view.scheduler ? "runs" : "none runs", view.scheduler === false],
-      ["Jobs queued", count(sum((lane) => lane.queued))],
-      ["Jobs running", count(sum((lane) => lane.in_flight))],
-      ["Dead letters", count(dead), dead > 0],
-      ["Redis memory", bytes(view.redis_used_bytes) + (view.redis_max_bytes ? ` of ${bytes(view.redis_max_bytes)}` : "")],
+      ["Jobs queued", known(count(sum((lane) => lane.queued)))],
+      ["Jobs running", known(count(sum((lane) => lane.in_flight)))],
+      ["Dead letters", known(count(dead)), dead > 0],
+      ["Redis memory", view.redis_used_bytes === null ? "unknown" : bytes(view.redis_used_bytes) + (view.redis_max_bytes ? ` of ${bytes(view.redis_max_bytes)}` : "")],
       ["Not in the ledger yet", settling ? count(settling.ledger_entries) : "unknown", settling?.ledger_seconds > 60],
       ["Refused by the ledger", settling ? count(settling.rejected) : "unknown", settling?.rejected > 0],
     ]),
@@ -50,7 +51,7 @@ function whole(view) {
       ["Workers", (of) => count(of.workers), true],
       ["Slots", (of) => count(of.slots), true],
       ["Dead letters", (of) => count(of.dead_letters), true],
-    ], view.providers, "No provider is served."),
+    ], view.providers, settling ? "No provider is served." : "Providers cannot be told while Redis is away."),
     table("Queues", [
       ["Provider", (lane) => lane.provider.name],
       ["Lane", (lane) => lane.lane],
@@ -58,7 +59,7 @@ function whole(view) {
       ["of these in the backlog", (lane) => count(lane.waiting), true],
       ["Running", (lane) => count(lane.in_flight), true],
       ["First one waits", (lane) => duration(lane.oldest_seconds), true],
-    ], busy, view.redis === "connected" ? "Nothing waits and nothing runs." : "Queues cannot be read while Redis is away."),
+    ], busy, settling ? "Nothing waits and nothing runs." : "Queues cannot be read while Redis is away."),
   ];
 }
 

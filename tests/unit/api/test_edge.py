@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -331,3 +332,20 @@ async def test_other_scopes_pass_untouched() -> None:
     await Edge(app, settings=ApiSettings())({"type": "lifespan"}, silence, nobody)
 
     assert seen == ["lifespan"]
+
+
+async def test_a_request_that_the_server_ends_is_told_to_come_again(lines: LogLines) -> None:
+    begun = asyncio.Event()
+
+    async def never(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    asking = asyncio.create_task(ask(never))
+    await begun.wait()
+    asking.cancel()
+    answer = await asking
+
+    assert (answer.status, answer.error["code"]) == (503, "server_draining")
+    assert answer.headers[b"retry-after"] == b"1"
+    assert [line["level"] for line in lines.events()] == ["INFO"]

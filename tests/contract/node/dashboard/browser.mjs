@@ -8,11 +8,12 @@ export const given = JSON.parse(process.env.HEADRACE_TEST_DASHBOARD);
 const WITHIN_MS = 10_000;
 
 export class Browser {
-  // `kept`: a session that this tab has already.
-  static async open({ hash = "", kept } = {}) {
+  // `kept`: a session that this tab has already. `hold`: see there.
+  static async open({ hash = "", kept, hold } = {}) {
     const page = await text("");
     const dom = new JSDOM(page, { url: `${given.url}/dashboard/${hash}`, runScripts: "outside-only", pretendToBeVisual: true });
     const browser = new Browser(dom);
+    if (hold) browser.hold = hold;
     if (kept) dom.window.sessionStorage.setItem("headrace.session", JSON.stringify(kept));
     const [script] = dom.window.document.querySelectorAll("script");
     await browser.#run(script.getAttribute("src"));
@@ -24,12 +25,12 @@ export class Browser {
     this.window = dom.window;
     this.document = dom.window.document;
     this.asked = [];
-    // Awaited before each question to the API.
+    // Awaited before each question to the API. What it returns is the answer.
     this.hold = async () => {};
     this.window.fetch = async (path, init) => {
       this.asked.push(`${init.method} ${path}`);
-      await this.hold(path);
-      return fetch(new URL(path, this.window.location.href), init);
+      const instead = await this.hold(path);
+      return instead ?? fetch(new URL(path, this.window.location.href), init);
     };
     // What jsdom has not: the next file that is saved, where a browser would make a link to it.
     this.saved = new Promise((resolve) => {

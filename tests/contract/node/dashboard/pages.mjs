@@ -213,6 +213,32 @@ test("an access token that is over is renewed once, for all that wait for it", a
   assert.notEqual(browser.kept.refreshToken, before.kept.refreshToken);
 });
 
+test("a broker that cannot renew at the moment ends no session", async () => {
+  const before = await signedIn(given.member);
+  const away = JSON.stringify({ error: { message: "Accounts cannot be reached." } });
+  const hold = async (path) => (path.endsWith("/refresh") ? new Response(away, { status: 503 }) : undefined);
+  const browser = await Browser.open({ kept: { ...before.kept, token: "no.such.token" }, hold });
+  await browser.loaded("Overview");
+  assert.match(browser.text, /Accounts cannot be reached/);
+  assert.equal(browser.kept.refreshToken, before.kept.refreshToken);
+
+  browser.hold = async () => {};
+  browser.button("Refresh").click();
+  await browser.until(() => browser.figure("Redis") === "connected");
+});
+
+test("signing out ends the session also where the access token is over", async () => {
+  const browser = await signedIn(given.member);
+  const { refreshToken } = browser.kept;
+  browser.window.sessionStorage.setItem("headrace.session", JSON.stringify({ ...browser.kept, token: "no.such.token" }));
+  browser.button("Sign out").click();
+  await browser.until(() => /signed out/.test(browser.document.getElementById("alert").textContent));
+
+  assert.equal(browser.kept, null);
+  const again = await fetch(new URL("/api/v1/auth/refresh", given.url), { method: "POST", headers: { authorization: `Bearer ${refreshToken}` } });
+  assert.equal(again.status, 401);
+});
+
 test("signing out ends the session at the broker too", async () => {
   const browser = await signedIn(given.member);
   const { token } = browser.kept;
