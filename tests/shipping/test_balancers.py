@@ -74,8 +74,12 @@ async def client(broker: Stack, balancer: Balancer) -> AsyncIterator[httpx.Async
         yield client
 
 
-def client_of(url: str, broker: Stack, *, source: str | None = None) -> httpx.AsyncClient:
-    transport = httpx.AsyncHTTPTransport(local_address=source, limits=httpx.Limits(max_connections=None))
+def client_of(
+    url: str, broker: Stack, *, source: str | None = None, kept: int | None = None
+) -> httpx.AsyncClient:
+    """`kept`: connections that are used again, at most."""
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=kept)
+    transport = httpx.AsyncHTTPTransport(local_address=source, limits=limits)
     return httpx.AsyncClient(base_url=url, headers=broker.headers, timeout=30.0, transport=transport)
 
 
@@ -278,11 +282,14 @@ async def test_streams_outlive_a_reload_and_nobody_is_refused_meanwhile(
 ) -> None:
     name = a_name()
     body = chat(stream=True, text=" ".join("abcdefghij"), name=name, chunks=20, between_chunks_ms=100)
-    async with client.stream("POST", CHAT, json=body) as answer:
+    async with (
+        client_of(balancer.url, broker, kept=0) as new_callers,
+        client.stream("POST", CHAT, json=body) as answer,
+    ):
         lines = (line async for line in answer.aiter_lines() if line.startswith("data: "))
         await anext(lines)
         balancer.reload()
-        async with under_load(client) as seen:
+        async with under_load(new_callers) as seen:
             rest = [line async for line in lines]
 
     assert rest[-1] == "data: [DONE]"
@@ -350,7 +357,7 @@ class under_load:  # noqa: N801 - reads as a function
                 try:
                     body = chat(before_headers_ms=40)
                     status = (await self._client.post(CHAT, json=body, headers=headers)).status_code
-                except httpx.RemoteProtocolError:
+                except (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError):
                     status = CLOSED
                 self._seen[status] += 1
                 if status != 200:
