@@ -263,7 +263,13 @@ def test_grafana_reaches_the_database_as_a_role_that_reads_usage_alone() -> None
     assert set(grafana["networks"]) >= set(found["postgres"]["networks"])
     assert source["jsonData"]["database"] == reader["environment"]["PGDATABASE"] == database["POSTGRES_DB"]
     assert reader["environment"]["PGUSER"] == database["POSTGRES_USER"] != source["user"]
-    assert f"CREATE ROLE {source['user']};" in (ROOT / script["source"]).read_text()
+    sql = (ROOT / script["source"]).read_text()
+    assert f"CREATE ROLE {source['user']};" in sql
+    (limit,) = re.findall(r"CONNECTION LIMIT (\d+);", sql)
+    assert 1 <= source["jsonData"]["maxIdleConns"] <= source["jsonData"]["maxOpenConns"] < int(limit)
+    # Grafana closes them before PostgreSQL does, which it would take for an error.
+    (minutes,) = re.findall(r"SET idle_session_timeout = '(\d+)min'", sql)
+    assert source["jsonData"]["connMaxLifetime"] < int(minutes) * 60
     assert f"--file={script['target']}" in reader["command"]
     variable = source["secureJsonData"]["password"].removeprefix("$")
     assert grafana["environment"][variable] == "of-the-reader"

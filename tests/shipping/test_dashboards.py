@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import combinations
 from pathlib import Path
 from typing import Any, Final
 
+import asyncpg  # type: ignore[import-untyped]  # ships no type information
 import httpx
 import pytest
 from sqlalchemy import text
@@ -16,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from deploy.grafana import build
 from deploy.grafana.build import DASHBOARDS, Dashboard, Panel
 from shared.db.engine import create_engine
+from shared.db.migrate import downgrade, upgrade
 from tests.fakes.eventually import eventually
 from tests.fakes.postgres_server import PostgresServer
 from tests.fakes.stack import start_apart
@@ -26,6 +29,8 @@ pytestmark = pytest.mark.xdist_group("operations")
 QUIET: Final = frozenset({"Calls held back", "Jobs sent back to the queue", "Rounds that failed"})
 """Panels that are empty where all is well."""
 READER: Final = Path(__file__).parents[2] / "deploy" / "postgres" / "reader.sql"
+LIMIT: Final = 10
+"""Connections that the role may have, of all Grafanas."""
 TIME_FILTER: Final = re.compile(r"\$__timeFilter\(([\w.]+)\)")
 TIME_GROUP: Final = re.compile(r"\$__timeGroupAlias\(([\w.]+), \$__interval\)")
 
@@ -163,6 +168,85 @@ async def test_the_role_of_dashboards_may_do_nothing_else(watched: Watched, stat
                 await connection.execute(text(statement))
     finally:
         await engine.dispose()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "CREATE TEMPORARY TABLE mine (n int)",
+        "CREATE TABLE mine (n int)",
+        "DELETE FROM usage",
+        "UPDATE account SET name = 'mine'",
+        "ALTER ROLE headrace_reader CONNECTION LIMIT 100",
+    ],
+)
+async def test_what_that_role_cannot_allow_itself(watched: Watched, statement: str) -> None:
+    become_reader(watched)
+    connection = await connect_as_reader(watched)
+    try:
+        await connection.execute("SET default_transaction_read_only = off")
+        with pytest.raises(asyncpg.InsufficientPrivilegeError):
+            await connection.execute(statement)
+    finally:
+        await connection.close()
+
+
+async def test_that_role_has_few_connections_and_none_for_long(watched: Watched) -> None:
+    become_reader(watched)
+    opened: list[asyncpg.Connection] = []
+
+    async def all_open() -> bool:
+        # One that has just been closed is counted for a moment.
+        with suppress(asyncpg.TooManyConnectionsError):
+            while len(opened) < LIMIT:
+                opened.append(await connect_as_reader(watched))
+        return len(opened) == LIMIT
+
+    try:
+        await eventually(all_open, "as many connections as the role may have", within=10, every=0.05)
+        with pytest.raises(asyncpg.TooManyConnectionsError, match="headrace_reader"):
+            await connect_as_reader(watched)
+        shown = {
+            name: await opened[0].fetchval(f"SHOW {name}")
+            for name in ("idle_in_transaction_session_timeout", "idle_session_timeout", "statement_timeout")
+        }
+    finally:
+        for one in opened:
+            await one.close()
+    assert shown == {
+        "idle_in_transaction_session_timeout": "30s",
+        "idle_session_timeout": "10min",
+        "statement_timeout": "30s",
+    }
+
+
+async def test_an_owner_that_is_no_superuser_makes_that_role_and_still_migrates(watched: Watched) -> None:
+    become_reader(watched)
+    postgres = watched.postgres
+    postgres.execute(
+        "CREATE ROLE plain_owner LOGIN CREATEROLE",
+        "GRANT headrace_reader TO plain_owner WITH ADMIN OPTION",
+        "CREATE DATABASE plainly_owned OWNER plain_owner",
+    )
+    url = postgres.url("plainly_owned").replace("headrace@", "plain_owner@")
+    try:
+        await upgrade(url)
+        connection = await asyncpg.connect(url)
+        try:
+            await connection.execute("SET headrace.reader_password = 'third'")
+            await connection.execute(READER.read_text(encoding="utf-8"))
+            await connection.execute("CREATE TEMPORARY TABLE mine (n int)")
+        finally:
+            await connection.close()
+        await downgrade(url, "base")
+        await upgrade(url)
+    finally:
+        postgres.drop_database("plainly_owned")
+        postgres.execute("DROP OWNED BY plain_owner", "DROP ROLE plain_owner")
+
+
+async def connect_as_reader(watched: Watched) -> asyncpg.Connection:
+    return await asyncpg.connect(watched.stack.database_url.replace("headrace@", "headrace_reader@"))
 
 
 def become_reader(watched: Watched) -> None:
