@@ -45,26 +45,40 @@ class Dashboard:
     sql: bool = False
 
 
+# Each series is of one broker: the label `namespace` tells them apart, and may be missing of one that is
+# alone. All of them are ".*", which a missing label matches too; in a legend it is nothing.
+_CHOSEN: Final = 'namespace=~"$namespace"'
+_N: Final = f"{{{_CHOSEN}}}"
+_P: Final = f'{{{_CHOSEN}, provider=~"$provider"}}'
+_CACHED: Final = f'gateway_ledger_tokens_total{{{_CHOSEN}, type="cached"}}'
+_PROMPT: Final = f'gateway_ledger_tokens_total{{{_CHOSEN}, type="prompt"}}'
+_BAD: Final = f'{{{_CHOSEN}, status=~"provider|overloaded|timeout|internal"}}'
+
+
 def _by(metric: str, *labels: str) -> str:
-    return f"sum by ({', '.join(labels)}) (rate({metric}[{_RATE}]))"
+    return f"sum by ({', '.join(('namespace', *labels))}) (rate({metric}[{_RATE}]))"
 
 
-def _quantiles(metric: str, where: str = "") -> list[tuple[str, str]]:
+def _share(part: str, whole: str) -> str:
+    """0 where there is no part."""
+    return f"({_by(part)} or 0 * {_by(whole)}) / {_by(whole)}"
+
+
+def _quantiles(metric: str) -> list[tuple[str, str]]:
     return [
-        (f"histogram_quantile({q}, sum by (le) (rate({metric}_bucket{where}[{_RATE}])))", name)
+        (f"histogram_quantile({q}, {_by(f'{metric}_bucket{_N}', 'le')})", f"{name} {{{{namespace}}}}")
         for q, name in ((0.5, "p50"), (0.95, "p95"), (0.99, "p99"))
     ]
 
 
 def _by_provider(metric: str) -> list[tuple[str, str]]:
-    rate = f'rate({metric}_bucket{{provider=~"$provider"}}[{_RATE}])'
-    return [(f"histogram_quantile(0.95, sum by (provider, le) ({rate}))", "{{provider}}")]
+    return [
+        (
+            f"histogram_quantile(0.95, {_by(f'{metric}_bucket{_P}', 'provider', 'le')})",
+            "{{provider}} {{namespace}}",
+        )
+    ]
 
-
-_P: Final = '{provider=~"$provider"}'
-_CACHED: Final = 'gateway_ledger_tokens_total{type="cached"}'
-_PROMPT: Final = 'gateway_ledger_tokens_total{type="prompt"}'
-_BAD: Final = '{status=~"provider|overloaded|timeout|internal"}'
 
 OVERVIEW: Final = Dashboard(
     "headrace-overview",
@@ -73,29 +87,34 @@ OVERVIEW: Final = Dashboard(
         (
             4,
             [
-                Panel("Requests", [(f"sum(rate(gateway_requests_total[{_RATE}]))", "")], "reqps", "stat"),
+                Panel("Requests", [(_by(f"gateway_requests_total{_N}"), "{{namespace}}")], "reqps", "stat"),
                 Panel(
                     "Failed, not by their caller",
                     [
                         (
-                            f"(sum(rate(gateway_requests_total{_BAD}[{_RATE}])) or vector(0)) "
-                            f"/ sum(rate(gateway_requests_total[{_RATE}]))",
-                            "",
+                            _share(f"gateway_requests_total{_BAD}", f"gateway_requests_total{_N}"),
+                            "{{namespace}}",
                         )
                     ],
                     "percentunit",
                     "stat",
                 ),
-                Panel("Jobs waiting", [("sum(provider:gateway_queue_depth:sum)", "")], "short", "stat"),
+                Panel(
+                    "Jobs waiting",
+                    [(f"sum by (namespace) (provider:gateway_queue_depth:sum{_N})", "{{namespace}}")],
+                    "short",
+                    "stat",
+                ),
                 Panel(
                     "Ready processes",
-                    [("sum by (process) (gateway_ready)", "{{process}}")],
+                    [(f"sum by (namespace, process) (gateway_ready{_N})", "{{process}} {{namespace}}")],
                     "short",
                     "stat",
                 ),
                 Panel(
                     "Alerts that fire",
-                    [('count(ALERTS{alertstate="firing"}) or vector(0)', "")],
+                    # Also those that no broker is named in: there may be none left.
+                    [('count(ALERTS{alertstate="firing", namespace=~"|$namespace"}) or vector(0)', "")],
                     "short",
                     "stat",
                 ),
@@ -106,7 +125,7 @@ OVERVIEW: Final = Dashboard(
             [
                 Panel(
                     "Requests by how they ended",
-                    [(_by("gateway_requests_total", "status"), "{{status}}")],
+                    [(_by(f"gateway_requests_total{_N}", "status"), "{{status}} {{namespace}}")],
                     "reqps",
                     stacked=True,
                 ),
@@ -119,20 +138,20 @@ OVERVIEW: Final = Dashboard(
             [
                 Panel(
                     "Tokens a second",
-                    [(_by("gateway_ledger_tokens_total", "type"), "{{type}}")],
+                    [(_by(f"gateway_ledger_tokens_total{_N}", "type"), "{{type}} {{namespace}}")],
                     "short",
                     about="As the ledger has them: background jobs and batches too.",
                 ),
                 Panel(
                     "Callers that wait",
                     [
-                        ("sum(gateway_waiting_requests)", "for a job"),
-                        ("sum(gateway_open_streams)", "being sent events"),
+                        (f"sum by (namespace) (gateway_waiting_requests{_N})", "for a job {{namespace}}"),
+                        (f"sum by (namespace) (gateway_open_streams{_N})", "being sent events {{namespace}}"),
                     ],
                 ),
                 Panel(
                     "Turned away, by reason",
-                    [(_by("gateway_refusals_total", "reason"), "{{reason}}")],
+                    [(_by(f"gateway_refusals_total{_N}", "reason"), "{{reason}} {{namespace}}")],
                     "reqps",
                     stacked=True,
                 ),
@@ -143,16 +162,16 @@ OVERVIEW: Final = Dashboard(
             [
                 Panel(
                     "CPU of each process",
-                    [(f"rate(process_cpu_seconds_total[{_RATE}])", "{{job}} {{instance}}")],
+                    [(f"rate(process_cpu_seconds_total{_N}[{_RATE}])", "{{job}} {{instance}} {{namespace}}")],
                     "percentunit",
                 ),
                 Panel(
                     "Event loop lag, p99",
                     [
                         (
-                            "histogram_quantile(0.99, sum by (job, instance, le) "
-                            f"(rate(gateway_event_loop_lag_seconds_bucket[{_RATE}])))",
-                            "{{job}} {{instance}}",
+                            "histogram_quantile(0.99, "
+                            f"{_by(f'gateway_event_loop_lag_seconds_bucket{_N}', 'job', 'instance', 'le')})",
+                            "{{job}} {{instance}} {{namespace}}",
                         )
                     ],
                     "s",
@@ -160,16 +179,19 @@ OVERVIEW: Final = Dashboard(
                 Panel(
                     "Memory",
                     [
-                        ("process_resident_memory_bytes", "{{job}} {{instance}}"),
-                        ("max by (kind) (gateway_redis_memory_bytes)", "Redis, {{kind}}"),
+                        (f"process_resident_memory_bytes{_N}", "{{job}} {{instance}} {{namespace}}"),
+                        (
+                            f"max by (namespace, kind) (gateway_redis_memory_bytes{_N})",
+                            "Redis, {{kind}} {{namespace}}",
+                        ),
                     ],
                     "bytes",
                 ),
                 Panel(
                     "Stores",
                     [
-                        ("max(gateway_database_up)", "database answers"),
-                        ("max(gateway_scheduler_up)", "scheduler at work"),
+                        (f"max by (namespace) (gateway_database_up{_N})", "database answers {{namespace}}"),
+                        (f"max by (namespace) (gateway_scheduler_up{_N})", "scheduler at work {{namespace}}"),
                     ],
                 ),
             ],
@@ -189,7 +211,7 @@ PROVIDERS: Final = Dashboard(
                     [
                         (
                             _by(f"gateway_provider_calls_total{_P}", "provider", "outcome"),
-                            "{{provider}} {{outcome}}",
+                            "{{provider}} {{outcome}} {{namespace}}",
                         )
                     ],
                     "reqps",
@@ -197,11 +219,21 @@ PROVIDERS: Final = Dashboard(
                 ),
                 Panel(
                     "Breaker: 1 half-open, 2 open",
-                    [(f"max by (provider) (gateway_breaker_state{_P})", "{{provider}}")],
+                    [
+                        (
+                            f"max by (namespace, provider) (gateway_breaker_state{_P})",
+                            "{{provider}} {{namespace}}",
+                        )
+                    ],
                 ),
                 Panel(
                     "Paused for its rate",
-                    [(f"max by (provider) (gateway_provider_paused_seconds{_P})", "{{provider}}")],
+                    [
+                        (
+                            f"max by (namespace, provider) (gateway_provider_paused_seconds{_P})",
+                            "{{provider}} {{namespace}}",
+                        )
+                    ],
                     "s",
                 ),
             ],
@@ -215,9 +247,9 @@ PROVIDERS: Final = Dashboard(
                     "Output tokens a second of a stream, median",
                     [
                         (
-                            "histogram_quantile(0.5, sum by (provider, le) "
-                            f"(rate(gateway_output_tokens_per_second_bucket{_P}[{_RATE}])))",
-                            "{{provider}}",
+                            "histogram_quantile(0.5, "
+                            f"{_by(f'gateway_output_tokens_per_second_bucket{_P}', 'provider', 'le')})",
+                            "{{provider}} {{namespace}}",
                         )
                     ],
                 ),
@@ -231,24 +263,39 @@ PROVIDERS: Final = Dashboard(
                     [
                         (
                             _by(f"gateway_calls_held_back_total{_P}", "provider", "reason"),
-                            "{{provider}} {{reason}}",
+                            "{{provider}} {{reason}} {{namespace}}",
                         )
                     ],
                     "reqps",
                 ),
                 Panel(
                     "Jobs sent back to the queue",
-                    [(_by(f"gateway_requeues_total{_P}", "provider", "reason"), "{{provider}} {{reason}}")],
+                    [
+                        (
+                            _by(f"gateway_requeues_total{_P}", "provider", "reason"),
+                            "{{provider}} {{reason}} {{namespace}}",
+                        )
+                    ],
                     "reqps",
                 ),
                 Panel(
                     "Cost an hour",
-                    [(f"3600 * {_by(f'gateway_ledger_cost_usd_total{_P}', 'provider')}", "{{provider}}")],
+                    [
+                        (
+                            f"3600 * {_by(f'gateway_ledger_cost_usd_total{_P}', 'provider')}",
+                            "{{provider}} {{namespace}}",
+                        )
+                    ],
                     "currencyUSD",
                 ),
                 Panel(
                     "Tokens a second",
-                    [(_by(f"gateway_ledger_tokens_total{_P}", "provider", "type"), "{{provider}} {{type}}")],
+                    [
+                        (
+                            _by(f"gateway_ledger_tokens_total{_P}", "provider", "type"),
+                            "{{provider}} {{type}} {{namespace}}",
+                        )
+                    ],
                 ),
             ],
         ),
@@ -266,8 +313,8 @@ QUEUE: Final = Dashboard(
                 Panel(
                     "Jobs and slots",
                     [
-                        (f"provider:gateway_jobs:sum{_P}", "{{provider}} queued and in flight"),
-                        (f"provider:gateway_slots:max{_P}", "{{provider}} slots"),
+                        (f"provider:gateway_jobs:sum{_P}", "{{provider}} queued and in flight {{namespace}}"),
+                        (f"provider:gateway_slots:max{_P}", "{{provider}} slots {{namespace}}"),
                     ],
                     about="What workers are scaled by: jobs for each slot, aiming at 0.8.",
                 ),
@@ -276,13 +323,13 @@ QUEUE: Final = Dashboard(
                     [
                         (
                             f"provider:gateway_jobs:sum{_P} / (provider:gateway_slots:max{_P} > 0)",
-                            "{{provider}}",
+                            "{{provider}} {{namespace}}",
                         )
                     ],
                 ),
                 Panel(
                     "Worker slots in use",
-                    [("gateway_worker_jobs / gateway_worker_slots", "{{instance}}")],
+                    [(f"gateway_worker_jobs{_N} / gateway_worker_slots{_N}", "{{instance}} {{namespace}}")],
                     "percentunit",
                 ),
             ],
@@ -292,17 +339,32 @@ QUEUE: Final = Dashboard(
             [
                 Panel(
                     "Waiting, by lane",
-                    [(f"max by (provider, lane) (gateway_queue_depth{_P})", "{{provider}} {{lane}}")],
+                    [
+                        (
+                            f"max by (namespace, provider, lane) (gateway_queue_depth{_P})",
+                            "{{provider}} {{lane}} {{namespace}}",
+                        )
+                    ],
                     stacked=True,
                 ),
                 Panel(
                     "In flight, by lane",
-                    [(f"max by (provider, lane) (gateway_jobs_in_flight{_P})", "{{provider}} {{lane}}")],
+                    [
+                        (
+                            f"max by (namespace, provider, lane) (gateway_jobs_in_flight{_P})",
+                            "{{provider}} {{lane}} {{namespace}}",
+                        )
+                    ],
                     stacked=True,
                 ),
                 Panel(
                     "Oldest job",
-                    [(f"lane:gateway_queue_oldest_age_seconds:max{_P}", "{{provider}} {{lane}}")],
+                    [
+                        (
+                            f"lane:gateway_queue_oldest_age_seconds:max{_P}",
+                            "{{provider}} {{lane}} {{namespace}}",
+                        )
+                    ],
                     "s",
                 ),
                 Panel("Waiting for a worker, p95", _by_provider("gateway_queue_wait_seconds"), "s"),
@@ -313,19 +375,30 @@ QUEUE: Final = Dashboard(
             [
                 Panel(
                     "Jobs ended",
-                    [(_by(f"gateway_jobs_ended_total{_P}", "outcome"), "{{outcome}}")],
+                    [(_by(f"gateway_jobs_ended_total{_P}", "outcome"), "{{outcome}} {{namespace}}")],
                     "ops",
                     stacked=True,
                 ),
-                Panel("Dead letters", [(f"max by (provider) (gateway_dead_letters{_P})", "{{provider}}")]),
-                Panel("Batch lines without an answer", [("max(gateway_batch_lines_open)", "lines")]),
+                Panel(
+                    "Dead letters",
+                    [
+                        (
+                            f"max by (namespace, provider) (gateway_dead_letters{_P})",
+                            "{{provider}} {{namespace}}",
+                        )
+                    ],
+                ),
+                Panel(
+                    "Batch lines without an answer",
+                    [(f"max by (namespace) (gateway_batch_lines_open{_N})", "lines {{namespace}}")],
+                ),
                 Panel(
                     "Webhooks",
                     [
-                        ("max(gateway_webhooks_due)", "due"),
+                        (f"max by (namespace) (gateway_webhooks_due{_N})", "due {{namespace}}"),
                         (
-                            f"3600 * {_by('gateway_webhook_deliveries_total', 'outcome')}",
-                            "{{outcome}} an hour",
+                            f"3600 * {_by(f'gateway_webhook_deliveries_total{_N}', 'outcome')}",
+                            "{{outcome}} an hour {{namespace}}",
                         ),
                     ],
                 ),
@@ -337,8 +410,8 @@ QUEUE: Final = Dashboard(
                 Panel(
                     "Behind the database",
                     [
-                        ("max(gateway_ledger_lag_seconds)", "ledger"),
-                        ("max(gateway_unkept_job_seconds)", "results"),
+                        (f"max by (namespace) (gateway_ledger_lag_seconds{_N})", "ledger {{namespace}}"),
+                        (f"max by (namespace) (gateway_unkept_job_seconds{_N})", "results {{namespace}}"),
                     ],
                     "s",
                 ),
@@ -346,8 +419,9 @@ QUEUE: Final = Dashboard(
                     "Since each duty succeeded",
                     [
                         (
-                            "time() - max by (duty) (gateway_duty_last_success_timestamp_seconds)",
-                            "{{duty}}",
+                            "time() - max by (namespace, duty) "
+                            f"(gateway_duty_last_success_timestamp_seconds{_N})",
+                            "{{duty}} {{namespace}}",
                         )
                     ],
                     "s",
@@ -356,15 +430,15 @@ QUEUE: Final = Dashboard(
                     "Rounds that failed",
                     [
                         (
-                            f'sum by (duty) (rate(gateway_duty_rounds_total{{outcome="failure"}}[{_RATE}]))',
-                            "{{duty}}",
+                            _by(f'gateway_duty_rounds_total{{{_CHOSEN}, outcome="failure"}}', "duty"),
+                            "{{duty}} {{namespace}}",
                         )
                     ],
                     "ops",
                 ),
                 Panel(
                     "Jobs reconciled",
-                    [(_by("gateway_jobs_reconciled_total", "what"), "{{what}}")],
+                    [(_by(f"gateway_jobs_reconciled_total{_N}", "what"), "{{what}} {{namespace}}")],
                     "ops",
                 ),
             ],
@@ -382,7 +456,7 @@ REPLAYS: Final = Dashboard(
             [
                 Panel(
                     "Requests that another one's job answered",
-                    [(_by("gateway_replays_total", "kind"), "{{kind}}")],
+                    [(_by(f"gateway_replays_total{_N}", "kind"), "{{kind}} {{namespace}}")],
                     "reqps",
                     stacked=True,
                 ),
@@ -390,9 +464,8 @@ REPLAYS: Final = Dashboard(
                     "Share of all requests",
                     [
                         (
-                            f"(sum(rate(gateway_replays_total[{_RATE}])) or vector(0)) "
-                            f"/ sum(rate(gateway_requests_total[{_RATE}]))",
-                            "replayed",
+                            _share(f"gateway_replays_total{_N}", f"gateway_requests_total{_N}"),
+                            "replayed {{namespace}}",
                         )
                     ],
                     "percentunit",
@@ -407,7 +480,7 @@ REPLAYS: Final = Dashboard(
                     [
                         (
                             f"{_by(_CACHED, 'provider')} / {_by(_PROMPT, 'provider')}",
-                            "{{provider}}",
+                            "{{provider}} {{namespace}}",
                         )
                     ],
                     "percentunit",
@@ -600,22 +673,26 @@ def _variables(dashboard: Dashboard) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "label": "Data source", "type": "datasource", "query": kind, "current": {}}
     ]
+    if not dashboard.sql:
+        found.append(_chosen("namespace", "Namespace", "gateway_ready"))
     if dashboard.provider:
-        found.append(
-            {
-                "name": "provider",
-                "label": "Provider",
-                "type": "query",
-                "datasource": _PROMETHEUS,
-                "query": "label_values(gateway_queue_depth, provider)",
-                "refresh": 2,
-                "multi": True,
-                "includeAll": True,
-                "allValue": ".*",
-                "current": {"text": "All", "value": "$__all"},
-            }
-        )
+        found.append(_chosen("provider", "Provider", f"gateway_queue_depth{_N}"))
     return found
+
+
+def _chosen(label: str, title: str, metric: str) -> dict[str, Any]:
+    return {
+        "name": label,
+        "label": title,
+        "type": "query",
+        "datasource": _PROMETHEUS,
+        "query": f"label_values({metric}, {label})",
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
 
 
 def _panel(panel: Panel, number: int, at: dict[str, int]) -> dict[str, Any]:

@@ -19,18 +19,21 @@ from deploy.grafana import build
 from deploy.grafana.build import DASHBOARDS, Dashboard, Panel
 from shared.db.engine import create_engine
 from shared.db.migrate import downgrade, upgrade
-from tests.fakes.eventually import eventually
+from tests.fakes.eventually import NeverCame, eventually
 from tests.fakes.postgres_server import PostgresServer
+from tests.fakes.prometheus_server import PrometheusServer
 from tests.fakes.stack import start_apart
-from tests.shipping.watched import Watched, chat
+from tests.shipping.watched import RULES, Watched, chat, hurried
 
 pytestmark = pytest.mark.xdist_group("operations")
 
 QUIET: Final = frozenset({"Calls held back", "Jobs sent back to the queue", "Rounds that failed"})
 """Panels that are empty where all is well."""
+ALERTS: Final = "Alerts that fire"
 READER: Final = Path(__file__).parents[2] / "deploy" / "postgres" / "reader.sql"
 LIMIT: Final = 10
 """Connections that the role may have, of all Grafanas."""
+SELECTOR: Final = re.compile(r"(?:\w+:)?\b(?:gateway|process)_[\w:]+(?:\{[^}]*\})?")
 TIME_FILTER: Final = re.compile(r"\$__timeFilter\(([\w.]+)\)")
 TIME_GROUP: Final = re.compile(r"\$__timeGroupAlias\(([\w.]+), \$__interval\)")
 
@@ -50,6 +53,23 @@ def watched(shared_postgres: PostgresServer, postgres_template: str) -> Iterator
     finally:
         broker.end_now()
         shared_postgres.drop_database(database)
+
+
+@pytest.fixture(scope="module")
+def brokers(watched: Watched) -> Iterator[PrometheusServer]:
+    """Takes the processes of `watched` for three brokers' each: `one`, `two`, and one without a namespace."""
+    ports = {"api": watched.stack.apis[0].port, **watched.ports}
+    namespaces = {f"{kind} {name}": name for kind in ports for name in ("", "one", "two")}
+    prometheus = PrometheusServer(
+        {job: [ports[job.partition(" ")[0]]] for job in namespaces},
+        {file.name: hurried(file.read_text(encoding="utf-8")) for file in RULES},
+        namespaces=namespaces,
+    )
+    prometheus.start()
+    try:
+        yield prometheus
+    finally:
+        prometheus.stop()
 
 
 @pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda one: one.uid)
@@ -76,14 +96,42 @@ def test_panels_have_numbers_places_and_data_sources_of_their_own(dashboard: Das
         assert panel["datasource"]["uid"] in variables
         assert {target["datasource"]["uid"] for target in panel["targets"]} == {panel["datasource"]["uid"]}
         asked = "".join(target.get("expr", "") for target in panel["targets"])
-        assert "$provider" not in asked or "${provider}" in variables
+        for name in re.findall(r"\$(?!__)(\w+)", asked):
+            assert f"${{{name}}}" in variables
     for one, other in combinations((panel["gridPos"] for panel in found), 2):
         beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
         assert beside or one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
 
 
+def test_every_series_of_a_panel_is_of_one_broker_that_was_chosen() -> None:
+    for dashboard, panel in panels(sql=False):
+        for expression, legend in panel.queries:
+            place = f"{dashboard.uid}, {panel.title}"
+            metrics = SELECTOR.findall(expression)
+            assert metrics or panel.title == ALERTS, place
+            assert all('{namespace=~"$namespace"' in metric for metric in metrics), place
+            assert all(by.startswith("namespace") for by in re.findall(r"by \(([^)]*)\)", expression)), place
+            assert "{{namespace}}" in legend or panel.title == ALERTS, place
+
+
 async def test_every_panel_shows_what_a_broker_with_traffic_does(watched: Watched) -> None:
-    prometheus = watched.prometheus
+    # It has no namespace.
+    await all_panels_show(watched, watched.prometheus, namespace=".*", of={""})
+
+
+@pytest.mark.parametrize(
+    ("chosen", "shown"), [(".*", {"", "one", "two"}), ("(one|two)", {"one", "two"}), ("two", {"two"})]
+)
+async def test_every_panel_shows_the_brokers_that_were_chosen_apart(
+    watched: Watched, brokers: PrometheusServer, chosen: str, shown: set[str]
+) -> None:
+    await all_panels_show(watched, brokers, namespace=chosen, of=shown)
+
+
+async def all_panels_show(
+    watched: Watched, prometheus: PrometheusServer, *, namespace: str, of: set[str]
+) -> None:
+    """`of`: the namespaces that every panel has series of, and no other."""
 
     async def send() -> None:
         async with watched.stack.client() as client:
@@ -93,18 +141,23 @@ async def test_every_panel_shows_what_a_broker_with_traffic_does(watched: Watche
             headers = {"Idempotency-Key": "dashboards"}
             await client.post("/v1/chat/completions", json=chat(), headers=headers)
 
-    async def empty() -> dict[str, str]:
+    async def lacking() -> dict[str, str]:
         # More of everything while Prometheus looks: a rate takes two looks that differ.
         await send()
         silent = {}
         for dashboard, panel in panels(sql=False):
             for expression, _ in panel.queries:
                 asked = expression.replace("$__rate_interval", "10s").replace("$provider", ".*")
+                asked = asked.replace("$namespace", namespace)
                 try:
                     found = await prometheus.query(asked)
                 except httpx.HTTPStatusError as error:
                     raise AssertionError(f"{dashboard.uid}, {panel.title}: {error.response.text}") from error
-                if not found and panel.title not in QUIET:
+                told = {one["metric"].get("namespace", "") for one in found}
+                # Alerts are counted over all.
+                wanted = {""} if panel.title == ALERTS else of
+                assert told <= wanted, f"{dashboard.uid}, {panel.title}"
+                if told != wanted and panel.title not in QUIET:
                     silent[f"{dashboard.uid}, {panel.title}"] = asked
         return silent
 
@@ -112,14 +165,30 @@ async def test_every_panel_shows_what_a_broker_with_traffic_does(watched: Watche
 
     async def all_show() -> bool:
         last.clear()
-        last.update(await empty())
+        last.update(await lacking())
         # No webhook is on its way in this test; what is due is told beside.
         return all("gateway_webhook_deliveries_total" in asked for asked in last.values())
 
     try:
         await eventually(all_show, "data in every panel", within=20, every=0.3)
-    except AssertionError as error:
+    except NeverCame as error:
         raise AssertionError(f"nothing to show: {last}") from error
+
+
+async def test_a_dashboard_offers_the_brokers_that_are_scraped(brokers: PrometheusServer) -> None:
+    for dashboard in DASHBOARDS:
+        offered = {one["name"]: one for one in build.document(dashboard)["templating"]["list"]}
+        assert ("namespace" in offered) is not dashboard.sql
+        if not dashboard.sql:
+            assert offered["namespace"]["query"] == "label_values(gateway_ready, namespace)"
+            # What All stands for is in the queries that the other tests ask.
+            assert offered["namespace"]["allValue"] == ".*"
+
+    async def both() -> bool:
+        found = await brokers.query("count by (namespace) (gateway_ready)")
+        return {one["metric"].get("namespace", "") for one in found} == {"", "one", "two"}
+
+    await eventually(both, "what Prometheus has of both", within=20, every=0.2)
 
 
 async def test_every_panel_on_tenants_shows_their_rows(watched: Watched) -> None:
