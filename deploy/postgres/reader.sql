@@ -6,7 +6,8 @@
 -- the password can change it, read for hours on as many connections as the limit allows, make large objects, and hold
 -- locks that `headrace db upgrade` waits for. Keep it as you keep the broker's own.
 --
--- Run it in the migrated database as the role that owns database and tables; again, to change the password:
+-- Run it in the migrated database (PostgreSQL 14 or newer) as the role that owns database and tables; again, to change the
+-- password:
 --
 --     PGOPTIONS="-c headrace.reader_password=..." psql "$DATABASE_URL" -v ON_ERROR_STOP=1 -f deploy/postgres/reader.sql
 DO $$
