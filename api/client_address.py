@@ -33,7 +33,7 @@ def _forwarded_for(scope: Scope) -> list[str]:
 
 
 def _within(address: str, networks: Iterable[object]) -> bool:
-    return _is_address(address) and any(ip_address(address) in network for network in networks)  # type: ignore[operator]
+    return _is_address(address) and any(ip_address(address) in network for network in networks)  # type: ignore[operator]  # the settings made networks of them
 
 
 def _is_address(text: str) -> bool:

@@ -105,7 +105,7 @@ class BoundedHttpToolsProtocol(HttpToolsProtocol):
     def on_refused(status: int) -> None:
         """Told of each answer that no application gave."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn narrows it
         super().connection_made(transport)
         # The edge logs each exchange; uvicorn would where any handler could hear of it.
         self.access_log = False

@@ -147,7 +147,7 @@ class ShardedStreamWorker(StreamWorker):
 
     async def _sweep_shards(self) -> None:
         """Take over what silent workers left, at as many shards as there are slots for."""
-        self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311
+        self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         spare = min(self._spare, len(self._shards))
         if spare > 0:
             free = self._spare // spare
@@ -185,7 +185,7 @@ class ShardedStreamWorker(StreamWorker):
                 logger.warning(
                     "shard not reachable", shard=shard, error=type(exc).__name__, failures=failures
                 )
-            pause = random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(failures, 8))  # noqa: S311
+            pause = random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(failures, 8))  # noqa: S311 - jitter
             self._resume_at[shard] = time.monotonic() + pause
             self._may_hold.add(shard)
             self._swept[shard] = UNREACHED

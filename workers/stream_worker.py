@@ -60,7 +60,7 @@ class StreamWorker(arq.Worker):
         `redis_pool`: arq's own connections. With timeouts, or a Redis that hangs hangs the shutdown.
         """
         super().__init__(
-            functions=[arq.func(run_job, name="run_job")],  # type: ignore[arg-type]
+            functions=[arq.func(run_job, name="run_job")],  # type: ignore[arg-type]  # arq's protocol names the context's arguments
             queue_name=f"hr:{TAG}:{consumer.name}",
             health_check_key=f"hr:{TAG}:health:{consumer.name}",
             redis_pool=redis_pool,
@@ -137,7 +137,7 @@ class StreamWorker(arq.Worker):
         self._swept_at = UNREACHED
         if self._failures == 1 or self._failures % 10 == 0:
             logger.warning("queue not reachable", error=type(error).__name__, failures=self._failures)
-        await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(self._failures, 8)))  # noqa: S311
+        await asyncio.sleep(random.uniform(0.5, 1.0) * min(2.0, 0.05 * 2 ** min(self._failures, 8)))  # noqa: S311 - jitter
         await self._restore_groups(error)
 
     async def record_health(self) -> None:
@@ -219,7 +219,7 @@ class StreamWorker(arq.Worker):
 
     async def _sweep(self, free: int) -> None:
         """Take over what silent workers left."""
-        self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311
+        self._next_sweep = time.monotonic() + self._queue.sweep_seconds * random.uniform(0.5, 1.5)  # noqa: S311 - jitter
         # Asked of the link that reclaims, and once it is up: another one may reconnect sooner or later.
         reached = await self._consumer.reach(0)
         if reached != self._swept_at:

@@ -60,7 +60,7 @@ REQUEST_BODY: Final[dict[str, Any]] = {
                     "required": ["endpoint", "body"],
                     "additionalProperties": False,
                     "properties": {
-                        "endpoint": {"type": "string", "enum": list(Endpoint.__args__)},  # type: ignore[attr-defined]
+                        "endpoint": {"type": "string", "enum": list(Endpoint.__args__)},  # type: ignore[attr-defined]  # a Literal has its words there
                         "body": {"type": "object", "description": "What that route would be asked."},
                         "metadata": {"type": "object", "additionalProperties": {"type": "string"}},
                         "webhook_url": {"type": "string"},

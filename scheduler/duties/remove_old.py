@@ -46,7 +46,7 @@ async def remove_old(database: AsyncEngine, settings: Settings, *, clock: Clock)
         for name, days, remove in kept:
             if days:
                 before = clock.now() - timedelta(days=days)
-                removed[name] = await _all_of(database, lambda c, r=remove, b=before: r(c, b, limit=BATCH))  # type: ignore[misc]
+                removed[name] = await _all_of(database, lambda c, r=remove, b=before: r(c, b, limit=BATCH))  # type: ignore[misc]  # mypy types no lambda with a default
         removed["results"] = await _all_of(database, lambda c: jobs.drop_results(c, clock.now(), limit=BATCH))
         async with writing(database) as connection:
             removed["sessions"] = await refresh_tokens.remove_expired(connection, clock.now())

@@ -317,7 +317,7 @@ class _Readings:
 _BREAKER_STATES: Final = {BreakerState.CLOSED: 0, BreakerState.HALF_OPEN: 1, BreakerState.OPEN: 2}
 
 # A `_created` series beside each counter would double the number of series.
-disable_created_metrics()  # type: ignore[no-untyped-call]
+disable_created_metrics()  # type: ignore[no-untyped-call]  # has no types
 
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)

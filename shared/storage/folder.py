@@ -58,7 +58,7 @@ class FolderStorage:
         try:
             while left is None or left > 0:
                 size = CHUNK_BYTES if left is None else min(CHUNK_BYTES, left)
-                chunk = await self._apart(lambda size=size: file.read(size))  # type: ignore[misc]
+                chunk = await self._apart(lambda size=size: file.read(size))  # type: ignore[misc]  # mypy types no lambda with a default
                 if not chunk:
                     return
                 if left is not None:

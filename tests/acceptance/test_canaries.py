@@ -74,7 +74,7 @@ async def everything_in(redis: Redis) -> dict[str, bytes]:
         if kind == "none":
             continue  # it expired since
         command, more = commands[kind]
-        value = await redis.execute_command(command, key, *more)  # type: ignore[no-untyped-call]
+        value = await redis.execute_command(command, key, *more)  # type: ignore[no-untyped-call]  # redis-py has no types for it
         found[key.decode()] = key + repr(value).encode()
     return found
 

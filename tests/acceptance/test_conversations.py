@@ -188,7 +188,7 @@ async def test_what_is_no_id_of_a_conversation_is_told_so(stack: Stack, conversa
 
 async def test_a_request_without_one_is_kept_nowhere(stack: Stack) -> None:
     async with await client_of(stack) as client:
-        plain = await client.post(CHAT, json=asked("Hello", None))  # type: ignore[arg-type]
+        plain = await client.post(CHAT, json=asked("Hello", None))  # type: ignore[arg-type]  # null on purpose
 
     assert plain.status_code == 200
     assert plain.json().get("conversation_id") is None

@@ -112,7 +112,7 @@ async def test_a_plain_request_is_one_trace(stack: Stack, collector: Collector) 
         "gen_ai.usage.output_tokens": body["usage"]["completion_tokens"],
         "http.response.status_code": 200,
         "server.address": "127.0.0.1",
-        "server.port": int(re.search(r":(\d+)", stack.provider.url)[1]),  # type: ignore[index]
+        "server.port": int(re.search(r":(\d+)", stack.provider.url)[1]),  # type: ignore[index]  # every URL of a provider here has a port
     }
     assert server.began_at <= delivery.began_at <= call.began_at <= call.ended_at <= delivery.ended_at
     assert wait.began_at <= wait.ended_at <= delivery.began_at + 0.05

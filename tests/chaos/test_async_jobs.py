@@ -166,7 +166,7 @@ async def test_a_flushed_queue_loses_no_accepted_job(fresh_stack: FreshStack) ->
         nonlocal open_at_flushes
         scheduler = await broker.start_scheduler(faultpoints=f"S2@{rng.randint(1, 5)}")
         for turn in range(flushes):
-            await eventually(lambda n=turn: len(done.accepted) > (n + 1) * jobs() // (flushes + 2), "load")  # type: ignore[misc]
+            await eventually(lambda n=turn: len(done.accepted) > (n + 1) * jobs() // (flushes + 2), "load")  # type: ignore[misc]  # mypy types no lambda with a default
             open_at_flushes += sum(call.is_open for call in broker.calls())
             async with redis_of(broker) as redis:
                 await redis.flushall()
@@ -196,7 +196,7 @@ async def test_a_queue_that_comes_back_empty_loses_no_accepted_job(fresh_stack: 
 
     async def kill() -> None:
         for turn in (1, 2):
-            await eventually(lambda n=turn: len(done.accepted) > n * jobs() // 4, "load")  # type: ignore[misc]
+            await eventually(lambda n=turn: len(done.accepted) > n * jobs() // 4, "load")  # type: ignore[misc]  # mypy types no lambda with a default
             await asyncio.to_thread(redis.kill9)
             await asyncio.to_thread(redis.start)
 

@@ -196,7 +196,7 @@ async def _has_state(broker: Stack, job: str, state: str) -> None:
     async with redis_of(broker) as redis:
 
         async def look() -> bool:
-            found: str | None = await redis.execute_command(  # type: ignore[no-untyped-call]
+            found: str | None = await redis.execute_command(  # type: ignore[no-untyped-call]  # redis-py has no types for it
                 "HGET", keyspace.job(0, JobId(job)), "state"
             )
             return found == state

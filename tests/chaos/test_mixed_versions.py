@@ -329,7 +329,7 @@ async def _hand_back(broker: Stack, worker: Process) -> None:
 
 async def _fields(broker: Stack, job: Job, *names: str) -> list[str | None]:
     async with redis_of(broker) as redis:
-        found: list[str | None] = await redis.hmget(keyspace.job(0, job.id), list(names))  # type: ignore[misc]
+        found: list[str | None] = await redis.hmget(keyspace.job(0, job.id), list(names))  # type: ignore[misc]  # redis-py types it as sync or async
     return found
 
 

@@ -35,7 +35,7 @@ def public_jwk(key: Any, key_id: str, **more: Any) -> dict[str, Any]:
         ed25519.Ed25519PrivateKey: OKPAlgorithm,
     }
     kind = next(kind for private, kind in algorithms.items() if isinstance(key, private))
-    jwk: dict[str, Any] = kind.to_jwk(key.public_key(), as_dict=True)  # type: ignore[attr-defined]
+    jwk: dict[str, Any] = kind.to_jwk(key.public_key(), as_dict=True)  # type: ignore[attr-defined]  # each of these kinds has it
     jwk.pop("key_ops", None)
     return {**jwk, "kid": key_id, "use": "sig", **more}
 

@@ -205,4 +205,4 @@ class _DiesAfter(Opener):
         if self._rows == 0:
             raise _Died
         self._rows -= 1
-        return super().rewrap(*arguments)  # type: ignore[arg-type]
+        return super().rewrap(*arguments)  # type: ignore[arg-type]  # passed on as they came

@@ -103,7 +103,7 @@ async def serve(authority: Authority) -> AsyncIterator[Serve]:
 def to(server: Server, authority: Authority, **rules: float) -> GuardedTransport:
     """A guard whose look-ups end at the local server, which is allowed."""
     return GuardedTransport(
-        EgressRules(private_hosts=frozenset({f"{HOST}:{server.port}"}), plain_http=True, **rules),  # type: ignore[arg-type]
+        EgressRules(private_hosts=frozenset({f"{HOST}:{server.port}"}), plain_http=True, **rules),  # type: ignore[arg-type]  # any field of the rules
         look_up=Names(["127.0.0.1"]),
         tls=authority.trusting(),
     )

@@ -78,7 +78,7 @@ def test_files_are_listed_in_pages_newest_first(client: openai.OpenAI) -> None:
 
 def test_a_purpose_that_is_none_is_named(client: openai.OpenAI) -> None:
     with pytest.raises(openai.BadRequestError) as raised:
-        client.files.create(file=("a.jsonl", LINES), purpose="fun")  # type: ignore[arg-type]
+        client.files.create(file=("a.jsonl", LINES), purpose="fun")  # type: ignore[arg-type]  # wrong on purpose
 
     assert raised.value.param == "purpose"
 

@@ -52,10 +52,10 @@ class Asker:
         self.permits = Permits(link, {"openai": AccountLimits(**limits)}, clock_ms=time)
         self._names = count()
 
-    async def ask(self, wanted: Amounts = Amounts(), *, batch: bool = False) -> Permit | NoPermit:  # noqa: B008
+    async def ask(self, wanted: Amounts = Amounts(), *, batch: bool = False) -> Permit | NoPermit:  # noqa: B008 - frozen
         return await self.permits.take(ACCOUNT, f"job.{next(self._names)}", wanted, batch=batch)
 
-    async def get(self, wanted: Amounts = Amounts(), *, batch: bool = False) -> Permit:  # noqa: B008
+    async def get(self, wanted: Amounts = Amounts(), *, batch: bool = False) -> Permit:  # noqa: B008 - frozen
         answer = await self.ask(wanted, batch=batch)
         assert isinstance(answer, Permit), answer
         return answer

@@ -694,7 +694,7 @@ async def test_budgets_above_half_of_their_limit_can_be_read_again(caller: Calle
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(moment=st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001
+@given(moment=st.datetimes(datetime(1970, 1, 1), datetime(2199, 12, 31), timezones=st.just(UTC)))  # noqa: DTZ001 - Hypothesis wants bounds without a zone, and gives moments with one
 async def test_days_and_months_are_those_of_the_calendar(link: RedisLink, moment: datetime) -> None:
     following = datetime(moment.year + moment.month // 12, moment.month % 12 + 1, 1, tzinfo=UTC)
     ms = int(moment.timestamp() * 1000)

@@ -262,7 +262,7 @@ async def test_depth_of_a_redis_that_went_away_was_told_as_an_empty_queue(
             return await execute_many(commands)
 
         await queue.enqueue(a_job())
-        link.execute_many = dying  # type: ignore[method-assign]
+        link.execute_many = dying  # type: ignore[method-assign]  # a stand-in that dies on cue
 
         with pytest.raises(RedisConnectionError):
             await depth.measure(link, [PROVIDER], shards=1)

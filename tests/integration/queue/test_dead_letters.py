@@ -104,7 +104,7 @@ async def test_letters_are_told_apart_by_provider_account_and_reason(
     await link.execute("XADD", keyspace.dead(0, PROVIDER), "*", "job", "job_odd", "reason", "odd")
 
     async def found(**which: str) -> list[str]:
-        page = await letters.page(Which(**which))  # type: ignore[arg-type]
+        page = await letters.page(Which(**which))  # type: ignore[arg-type]  # any field of the filter
         assert page.cursor is None
         return [letter.job_id for letter in page.letters]
 

@@ -37,7 +37,7 @@ async def a_queue(link: RedisLink, settings: QueueSettings) -> Queue:
 
 
 def of(tenant: str, **more: object) -> Job:
-    return replace(a_job(), account=AccountId(tenant), **more)  # type: ignore[arg-type]
+    return replace(a_job(), account=AccountId(tenant), **more)  # type: ignore[arg-type]  # any field of a job
 
 
 async def submit(queue: Queue, tenant: str, *, count: int = 1, cost: int = 100) -> None:

@@ -128,7 +128,7 @@ async def test_flags_are_sent_to_servers_that_know_them_and_to_no_other(link: Re
             sent.append(str(args[2]))
         return await execute(*args)
 
-    link.execute_everywhere = recorded  # type: ignore[method-assign]
+    link.execute_everywhere = recorded  # type: ignore[method-assign]  # a stand-in that records
     await Scripts(link).load()
 
     knows_flags = await redis_version(link) >= (7, 0)

@@ -76,11 +76,11 @@ async def test_every_message_published_while_it_is_open_arrives_in_order(
 async def test_it_subscribes_again_each_time_the_server_drops_it(listener: Listener, link: RedisLink) -> None:
     for turn in range(1, 21):
         assert await link.execute("CLIENT", "KILL", "TYPE", "pubsub") == 1
-        await listener.until(lambda turn=turn: listener.subscribed == turn + 1)  # type: ignore[misc]
+        await listener.until(lambda turn=turn: listener.subscribed == turn + 1)  # type: ignore[misc]  # mypy types no lambda with a default
         assert listener.subscription.is_open
 
         assert await link.execute("PUBLISH", "news", str(turn)) == 1
-        await listener.until(lambda turn=turn: len(listener.messages) == turn)  # type: ignore[misc]
+        await listener.until(lambda turn=turn: len(listener.messages) == turn)  # type: ignore[misc]  # mypy types no lambda with a default
 
 
 async def test_it_is_open_only_once_all_its_channels_are(redis_url: str, link: RedisLink) -> None:

@@ -89,7 +89,7 @@ async def test_when_all_targets_failed_the_caller_is_told_what_each_said(queue: 
         await run_job(worker.context, delivery)
         result = await queue.producer.result(job.id)
 
-    refusal = failure(result)  # type: ignore[arg-type]
+    refusal = failure(result)  # type: ignore[arg-type]  # an outcome the test expects to have failed
     assert (refusal.code, refusal.status) == ("all_providers_failed", 502)
     assert refusal.details["failures"] == [
         "openai/m: OpenAI failed to answer (500).",

@@ -228,7 +228,7 @@ async def test_news_arrive_without_being_looked_for(redis_url: str) -> None:
         one, other = (Fleet(link, SETTINGS, [PROFILE.id]) for link in (here, there))
         async with at_work(redis_url, one), at_work(redis_url, other):
             await eventually(lambda: other._versions == {} and not other._news.is_set(), "both at work")
-            other.look = never  # type: ignore[method-assign]
+            other.look = never  # type: ignore[method-assign]  # a stand-in that never answers
 
             one.pause(*ACCOUNT, 20)
             trip(one)
@@ -244,7 +244,7 @@ async def never() -> None:
 async def test_a_lost_message_is_made_up_for_by_a_look(redis_url: str) -> None:
     async with open_link(redis_url) as here, open_link(redis_url) as there:
         one, other = (Fleet(link, SETTINGS, [PROFILE.id]) for link in (here, there))
-        other.on_message = lambda payload: None  # type: ignore[method-assign]
+        other.on_message = lambda payload: None  # type: ignore[method-assign]  # a stand-in that hears nothing
         async with at_work(redis_url, one), at_work(redis_url, other):
             one.pause(*ACCOUNT, 20)
             trip(one)

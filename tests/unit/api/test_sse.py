@@ -23,7 +23,7 @@ def lines() -> Iterator[LogLines]:
 
 
 def unreadable(event: bytes) -> bytes:
-    return event if event == b"event 1" else event["delta"]  # type: ignore[call-overload]
+    return event if event == b"event 1" else event["delta"]  # type: ignore[call-overload]  # fails on purpose
 
 
 async def streamed(

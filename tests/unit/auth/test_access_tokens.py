@@ -113,7 +113,7 @@ FORGED: dict[str, Callable[[], str]] = {
     "three dots": lambda: GOOD + ".x",
     "only dots": lambda: "..",
     "no letters of it": lambda: "ü.ü.ü",
-    **{f"without {claim}": lambda c=claim: without(c) for claim in PAYLOAD},  # type: ignore[misc]
+    **{f"without {claim}": lambda c=claim: without(c) for claim in PAYLOAD},  # type: ignore[misc]  # mypy types no lambda with a default
 }
 
 

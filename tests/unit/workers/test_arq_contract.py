@@ -154,7 +154,7 @@ async def test_a_first_signal_stops_the_picking_and_cancels_nothing() -> None:
 async def test_handle_sig_cancels_every_task_and_the_main_one() -> None:
     worker = Bare()
     worker.tasks["job"] = job = asyncio.create_task(asyncio.Event().wait())
-    worker.main_task = main = asyncio.create_task(asyncio.Event().wait())  # type: ignore[assignment]
+    worker.main_task = main = asyncio.create_task(asyncio.Event().wait())  # type: ignore[assignment]  # arq types it as a task of None
 
     worker.handle_sig(signal.SIGTERM)
 

@@ -40,7 +40,7 @@ def _number(name: str, *, nullable: bool = False, default: bool = False) -> sa.C
 
 
 def _time(name: str, *, nullable: bool = False) -> sa.Column[sa.DateTime]:
-    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)  # type: ignore[arg-type]
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)  # type: ignore[arg-type]  # the annotation names the type of the column, not of its values
 
 
 def _json(name: str, *, nullable: bool = True) -> sa.Column[object]:

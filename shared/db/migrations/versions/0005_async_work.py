@@ -26,7 +26,7 @@ def _flag(name: str) -> sa.Column[bool]:
 
 
 def _time(name: str, *, nullable: bool = False) -> sa.Column[sa.DateTime]:
-    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)  # type: ignore[arg-type]
+    return sa.Column(name, sa.DateTime(timezone=True), nullable=nullable)  # type: ignore[arg-type]  # the annotation names the type of the column, not of its values
 
 
 def _json(name: str, *, nullable: bool = True) -> sa.Column[object]:

@@ -41,7 +41,7 @@ _HINTS: Final = frozenset(
 )
 """Left out: they ask for bookkeeping, speed or a best effort, and the answer means the same without them."""
 
-_is_off: Callable[[Any], bool] = lambda value: not value  # noqa: E731
+_is_off: Callable[[Any], bool] = lambda value: not value  # noqa: E731 - typed, in one line
 _NEUTRAL: Final[Mapping[str, Callable[[Any], bool]]] = {
     "n": lambda value: value == 1,
     "audio": _is_off,
